@@ -1,0 +1,699 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Guest memory at the destination.
+ *
+ * Happy path, pre-copy: place() allocates the memory a run of units needs and
+ * says where it is; the channel's thread receives into it. At the switch drop()
+ * notes what is named missing, and arm() registers userfaultfd on the extents
+ * around it, then punches it out of the file. serve() starts the fault thread,
+ * which asks for what the guest touches; install() puts whole pages in
+ * atomically, whichever channel brought them.
+ *
+ * What a unit is:
+ *   missing clear		the guest's own: here, or a hole that reads as zero
+ *   missing set		it will come; a fault on it is sent to the source
+ *   missing and requested	it has been asked for on the urgent channel
+ * `missing` goes from set to clear once, by whoever has just installed the unit
+ * (test-and-clear decides who counts it). Zero units of the bulk channels are
+ * not installed at all, merely not missing any more, unless somebody has asked:
+ * zero() clears `missing` before it looks at `requested`, and the fault thread
+ * sets `requested` after it looked at `missing`, so either zero() sees the
+ * request and installs, or the request reaches the source and its answer, which
+ * is always installed, wakes the thread.
+ *
+ * Failure modes: the file system is full (place() finds out by populating,
+ * before a byte is written: no SIGBUS); a page is there already (woken, dropped:
+ * the source's memory holds still, so it is the same); the process is gone.
+ *
+ * Threads: the driver drops, arms and stops; channels' threads install; the
+ * fault thread belongs to this object. `hist_lock` is a leaf.
+ */
+#include "migrate/pager.h"
+
+#include <assert.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+
+#include "base/event.h"
+#include "base/util.h"
+#include "base/zero.h"
+#include "userfault/fault.h"
+#include "wire/frame.h"
+
+/* Faults read in one go. */
+#define FAULT_BATCH 64
+/* Requests whose time is taken; beyond it (more vCPUs than this) some are not. */
+#define TIMED_REQUESTS 1024
+/* Registered pieces of memory each cost the VMM a mapping; it may have 65,530. */
+#define RANGES_MAX 2048
+/* Before a hole that does not become one is an error. */
+#define PUNCH_TRIES 100
+
+struct timed_request {
+	uint64_t unit;	/* global number plus one; 0: free */
+	uint64_t since; /* ns */
+};
+
+struct gw_pager {
+	struct gw_pager_config config;
+	struct gw_bitmap populated; /* has memory in the file */
+	struct gw_bitmap missing;   /* will come */
+	struct gw_bitmap requested; /* asked for */
+	uint64_t n_missing;	    /* atomic */
+	bool postcopy;		    /* atomic: set by the first drop */
+	struct gw_uffd uffd;
+	struct gw_chan *urgent;
+	struct gw_event stop;
+	pthread_t thread;
+	bool started;
+	pthread_mutex_t hist_lock;
+	struct gw_hist hist;			    /* under hist_lock */
+	struct timed_request timed[TIMED_REQUESTS]; /* under hist_lock */
+};
+
+/* ---- life ---- */
+
+static int init_bitmaps(struct gw_pager *pager)
+{
+	uint64_t units = pager->config.memory->units;
+	int r = gw_bitmap_init(&pager->populated, units);
+
+	if (!r)
+		r = gw_bitmap_init(&pager->missing, units);
+	if (!r)
+		r = gw_bitmap_init(&pager->requested, units);
+	return r;
+}
+
+int gw_pager_new(const struct gw_pager_config *config, struct gw_err *err,
+		 struct gw_pager **ret)
+{
+	struct gw_pager *pager = calloc(1, sizeof(*pager));
+	int r;
+
+	if (!pager)
+		return gw_err_set(err, -ENOMEM, "out of memory");
+	pager->config = *config;
+	pager->uffd.fd = pager->uffd.remote_fd = -1;
+	pager->stop.fd = -1;
+	pthread_mutex_init(&pager->hist_lock, NULL);
+	r = init_bitmaps(pager);
+	if (!r)
+		r = gw_event_init(&pager->stop);
+	if (r) {
+		gw_pager_free(pager);
+		return gw_err_errno(err, r, "preparing the page server");
+	}
+	gw_memory_find_backed(config->memory, &pager->populated);
+	*ret = pager;
+	return 0;
+}
+
+int gw_pager_attach(struct gw_pager *pager, struct gw_err *err)
+{
+	return gw_uffd_attach(pager->config.pid, GW_UFFD_FAULTS, true, pager->config.log,
+			      err, &pager->uffd);
+}
+
+void gw_pager_set_urgent(struct gw_pager *pager, struct gw_chan *urgent)
+{
+	pager->urgent = urgent;
+}
+
+struct gw_pager *gw_pager_free(struct gw_pager *pager)
+{
+	if (!pager)
+		return NULL;
+	assert(!pager->started);
+	if (pager->uffd.fd >= 0)
+		gw_uffd_detach(&pager->uffd);
+	gw_event_deinit(&pager->stop);
+	gw_bitmap_deinit(&pager->requested);
+	gw_bitmap_deinit(&pager->missing);
+	gw_bitmap_deinit(&pager->populated);
+	pthread_mutex_destroy(&pager->hist_lock);
+	free(pager);
+	return NULL;
+}
+
+uint64_t gw_pager_bitmap_bytes(const struct gw_pager *pager)
+{
+	return gw_bitmap_bytes(&pager->populated) + gw_bitmap_bytes(&pager->missing) +
+	       gw_bitmap_bytes(&pager->requested);
+}
+
+static const struct gw_memory_region *region_at(const struct gw_pager *pager,
+						unsigned int region)
+{
+	return &pager->config.memory->regions[region];
+}
+
+/* ---- pre-copy: landing in place ---- */
+
+/*
+ * Writing to memory that a full tmpfs cannot give is SIGBUS; populating it first
+ * is an error code, and faults in the whole run at once.
+ */
+static int populate(struct gw_pager *pager, const struct gw_memory_region *region,
+		    uint64_t first, uint64_t count)
+{
+	uint64_t unit = first - region->first_unit;
+
+	if (madvise(gw_memory_at(region, unit), count << GW_UNIT_SHIFT,
+		    MADV_POPULATE_WRITE))
+		return errno == EFAULT ? -ENOSPC : -errno;
+	gw_bitmap_set_range(&pager->populated, first, count);
+	return 0;
+}
+
+int gw_pager_place(struct gw_pager *pager, unsigned int index, uint64_t unit,
+		   uint64_t count, void **ret)
+{
+	const struct gw_memory_region *region = region_at(pager, index);
+	uint64_t at = region->first_unit + unit, end = at + count;
+
+	if (__atomic_load_n(&pager->postcopy, __ATOMIC_ACQUIRE)) {
+		*ret = NULL;
+		return 0;
+	}
+	while ((at = gw_bitmap_next_clear(&pager->populated, at, end)) < end) {
+		uint64_t last = gw_bitmap_next_set(&pager->populated, at, end);
+		int r = populate(pager, region, at, last - at);
+
+		if (r)
+			return r;
+		at = last;
+	}
+	*ret = gw_memory_at(region, unit);
+	return 0;
+}
+
+/* A hole is zero already, and memory that is zero already stays where it is. */
+static void zero_in_place(struct gw_pager *pager, const struct gw_memory_region *region,
+			  uint64_t unit, uint64_t count)
+{
+	uint64_t at = region->first_unit + unit, end = at + count;
+
+	gw_bitmap_for_each_run(&pager->populated, at, end, first, last) {
+		for (uint64_t i = first; i < last; i++) {
+			uint8_t *page = gw_memory_at(region, i - region->first_unit);
+
+			if (!gw_unit_is_zero(page))
+				memset(page, 0, GW_UNIT_SIZE);
+		}
+	}
+}
+
+/* ---- the switch ---- */
+
+int gw_pager_drop(struct gw_pager *pager, unsigned int index, uint64_t unit,
+		  uint64_t count, struct gw_err *err)
+{
+	const struct gw_memory_region *region = region_at(pager, index);
+	uint64_t at = region->first_unit + unit, fresh;
+
+	if (unit % gw_memory_page_units(region) || count % gw_memory_page_units(region))
+		return gw_err_set(err, -EPROTO,
+				  "region '%s': part of a huge page is named missing",
+				  region->name);
+	__atomic_store_n(&pager->postcopy, true, __ATOMIC_RELEASE);
+	fresh = count - gw_bitmap_count_range(&pager->missing, at, count);
+	gw_bitmap_set_range(&pager->missing, at, count);
+	/* Until it has been emptied it counts as there, whatever we know. */
+	gw_bitmap_set_range(&pager->populated, at, count);
+	__atomic_fetch_add(&pager->n_missing, fresh, __ATOMIC_ACQ_REL);
+	return 0;
+}
+
+static int punch(const struct gw_memory_region *region, uint64_t unit, uint64_t count)
+{
+	return fallocate(region->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			 (off_t)(region->offset + (unit << GW_UNIT_SHIFT)),
+			 (off_t)(count << GW_UNIT_SHIFT))
+		       ? -errno
+		       : 0;
+}
+
+/* Whether units are a hole, as far as the file system can tell. */
+static bool is_hole(const struct gw_memory_region *region, uint64_t unit, uint64_t count)
+{
+	uint64_t at = region->offset + (unit << GW_UNIT_SHIFT);
+	off_t data = lseek(region->fd, (off_t)at, SEEK_DATA);
+
+	if (data < 0)
+		return errno == ENXIO;
+	return (uint64_t)data >= at + (count << GW_UNIT_SHIFT) ||
+	       gw_memory_page_units(region) > 1;
+}
+
+/*
+ * A page that stays would be taken for one that has come, so it is looked
+ * whether the hole is one: the kernel zeroes instead of freeing where a large
+ * folio does not split, which another reference to it can cause for a moment.
+ */
+static int empty(const struct gw_memory_region *region, uint64_t unit, uint64_t count)
+{
+	for (int i = 0; i < PUNCH_TRIES; i++) {
+		int r = punch(region, unit, count);
+
+		if (r || is_hole(region, unit, count))
+			return r;
+		sched_yield();
+	}
+	return -EBUSY;
+}
+
+/* Empties what was dropped since the last time: missing and counted as there. */
+static int empty_dropped(struct gw_pager *pager, unsigned int index, struct gw_err *err)
+{
+	const struct gw_memory_region *region = region_at(pager, index);
+	uint64_t base = region->first_unit, at = base, end = base + region->units;
+
+	gw_bitmap_for_each_run(&pager->missing, at, end, from, to) {
+		gw_bitmap_for_each_run(&pager->populated, from, to, first, last) {
+			int r = empty(region, first - base, last - first);
+
+			if (r)
+				return gw_err_errno(err, r, "region '%s': dropping pages",
+						    region->name);
+			gw_bitmap_clear_range(&pager->populated, first, last - first);
+		}
+	}
+	return 0;
+}
+
+/*
+ * Registration is by pieces of @grain units around missing ones. Returns the
+ * number of pieces; with @apply it registers them (again, where they are already:
+ * the kernel passes over those).
+ */
+static int register_pieces(struct gw_pager *pager, unsigned int index, uint64_t grain,
+			   bool apply, struct gw_err *err)
+{
+	const struct gw_memory_region *region = region_at(pager, index);
+	uint64_t base = region->first_unit, end = base + region->units, at = base;
+	int pieces = 0;
+
+	while ((at = gw_bitmap_next_set(&pager->missing, at, end)) < end) {
+		uint64_t first = base + gw_align_down(at - base, grain), last = first;
+
+		while (last < end && gw_bitmap_next_set(&pager->missing, last,
+							GW_MIN(last + grain, end)) <
+					     GW_MIN(last + grain, end))
+			last += grain;
+		last = GW_MIN(last, end);
+		pieces++;
+		at = last;
+		if (!apply)
+			continue;
+		if (gw_fault_register(&pager->uffd,
+				      region->address + ((first - base) << GW_UNIT_SHIFT),
+				      (last - first) << GW_UNIT_SHIFT, err))
+			return err ? err->code : -EIO;
+	}
+	return pieces;
+}
+
+/* Bytes that are missing in all regions on the file system @dev. */
+static uint64_t missing_on(struct gw_pager *pager, dev_t dev)
+{
+	uint64_t units = 0;
+	struct stat st;
+
+	for (unsigned int i = 0; i < pager->config.memory->n_regions; i++) {
+		const struct gw_memory_region *region = region_at(pager, i);
+
+		if (!fstat(region->fd, &st) && st.st_dev == dev)
+			units += gw_bitmap_count_range(&pager->missing,
+						       region->first_unit, region->units);
+	}
+	return units << GW_UNIT_SHIFT;
+}
+
+/*
+ * A page that finds no room after COMMIT stops the guest for good, so this is
+ * asked before.
+ */
+static int check_room(struct gw_pager *pager, uint64_t data_units, struct gw_err *err)
+{
+	for (unsigned int i = 0; i < pager->config.memory->n_regions; i++) {
+		const struct gw_memory_region *region = region_at(pager, i);
+		uint64_t need, room;
+		struct statvfs fs;
+		struct stat st;
+
+		/* Without a size: a memfd, or a tmpfs without limit. */
+		if (fstat(region->fd, &st) || fstatvfs(region->fd, &fs) || !fs.f_blocks)
+			continue;
+		need = GW_MIN(missing_on(pager, st.st_dev), data_units << GW_UNIT_SHIFT);
+		room = (uint64_t)fs.f_bavail * fs.f_frsize;
+		if (need > room)
+			return gw_err_set(
+				err, -ENOSPC,
+				"region '%s': no space for post-copy: %llu MiB are "
+				"to come and its file system has %llu MiB left: "
+				"enlarge it (mount -o remount,size=SIZE)",
+				region->name, (unsigned long long)need >> 20,
+				(unsigned long long)room >> 20);
+	}
+	return 0;
+}
+
+static int arm_region(struct gw_pager *pager, unsigned int index, struct gw_err *err)
+{
+	int most = GW_MAX(RANGES_MAX / (int)pager->config.memory->n_regions, 1);
+	uint64_t grain = GW_EXTENT_UNITS;
+	int r;
+
+	while (register_pieces(pager, index, grain, false, NULL) > most)
+		grain *= 2;
+	r = register_pieces(pager, index, grain, true, err);
+	if (r < 0)
+		return gw_err_prefix(err, "region '%s'", region_at(pager, index)->name);
+	/* In this order: a page that somebody touches in between goes as well. */
+	return empty_dropped(pager, index, err);
+}
+
+int gw_pager_arm(struct gw_pager *pager, uint64_t data_units, struct gw_err *err)
+{
+	int r = check_room(pager, data_units, err);
+
+	for (unsigned int i = 0; i < pager->config.memory->n_regions && !r; i++)
+		r = arm_region(pager, i, err);
+	return r;
+}
+
+static void *fault_main(void *arg);
+
+int gw_pager_serve(struct gw_pager *pager, struct gw_err *err)
+{
+	if (pager->started)
+		return 0;
+	if (pthread_create(&pager->thread, NULL, fault_main, pager))
+		return gw_err_set(err, -EAGAIN, "starting the fault thread");
+	pager->started = true;
+	return 0;
+}
+
+/* ---- post-copy: installing ---- */
+
+static void take_time(struct gw_pager *pager, uint64_t unit)
+{
+	unsigned int slot = (unsigned int)(unit % TIMED_REQUESTS);
+
+	pthread_mutex_lock(&pager->hist_lock);
+	if (!pager->timed[slot].unit)
+		pager->timed[slot] = (struct timed_request){
+			.unit = unit + 1,
+			.since = gw_now(),
+		};
+	pthread_mutex_unlock(&pager->hist_lock);
+}
+
+static void time_taken(struct gw_pager *pager, uint64_t unit)
+{
+	unsigned int slot = (unsigned int)(unit % TIMED_REQUESTS);
+
+	pthread_mutex_lock(&pager->hist_lock);
+	if (pager->timed[slot].unit == unit + 1) {
+		gw_hist_record(&pager->hist, gw_now() - pager->timed[slot].since);
+		pager->timed[slot].unit = 0;
+	}
+	pthread_mutex_unlock(&pager->hist_lock);
+}
+
+/* Takes @taken units off the count of missing ones; tells when none is left. */
+static void count_down(struct gw_pager *pager, uint64_t taken)
+{
+	if (taken && __atomic_sub_fetch(&pager->n_missing, taken, __ATOMIC_ACQ_REL) == 0)
+		pager->config.complete(pager->config.opaque);
+}
+
+static uint64_t address_of(const struct gw_memory_region *region, uint64_t unit)
+{
+	return region->address + (unit << GW_UNIT_SHIFT);
+}
+
+/* @data NULL: zeroes. */
+static int install_once(struct gw_pager *pager, const struct gw_memory_region *region,
+			uint64_t unit, uint64_t count, const uint8_t *data)
+{
+	uint64_t address = address_of(region, unit), size = count << GW_UNIT_SHIFT;
+
+	return data ? gw_fault_copy(&pager->uffd, address, data, size)
+		    : gw_fault_zero(&pager->uffd, address, size);
+}
+
+/*
+ * One call may not cross from one of the VMM's mappings into the next; where a
+ * region lies in several, page by page never does.
+ */
+static int install_pages(struct gw_pager *pager, const struct gw_memory_region *region,
+			 uint64_t unit, uint64_t count, const uint8_t *data)
+{
+	uint64_t step = gw_memory_page_units(region);
+	int r = install_once(pager, region, unit, count, data);
+
+	if (r != -ENOENT || count == step)
+		return r;
+	for (uint64_t i = 0; i < count; i += step) {
+		r = install_once(pager, region, unit + i, step,
+				 data ? data + (i << GW_UNIT_SHIFT) : NULL);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* After pages were installed: they are the guest's own now. */
+static void settle(struct gw_pager *pager, uint64_t first, uint64_t last)
+{
+	gw_bitmap_set_range(&pager->populated, first, last - first);
+	gw_bitmap_for_each_run(&pager->requested, first, last, from, to)
+		for (uint64_t i = from; i < to; i++)
+			time_taken(pager, i);
+	count_down(pager, gw_bitmap_take_range(&pager->missing, first, last - first));
+}
+
+int gw_pager_install(struct gw_pager *pager, unsigned int index, uint64_t unit,
+		     uint64_t count, const void *data, bool urgent)
+{
+	const struct gw_memory_region *region = region_at(pager, index);
+	uint64_t base = region->first_unit, at = base + unit, end = at + count;
+
+	if (!__atomic_load_n(&pager->postcopy, __ATOMIC_ACQUIRE))
+		return -EPROTO;
+	gw_bitmap_for_each_run(&pager->missing, at, end, first, last) {
+		const uint8_t *bytes =
+			(const uint8_t *)data + ((first - at) << GW_UNIT_SHIFT);
+		int r = install_pages(pager, region, first - base, last - first, bytes);
+
+		if (r < 0)
+			return r;
+		settle(pager, first, last);
+	}
+	/* Somebody asked; if bulk was faster the page is there, but wake all the same. */
+	return urgent ? gw_fault_wake(&pager->uffd, address_of(region, unit),
+				      count << GW_UNIT_SHIFT)
+		      : 0;
+}
+
+static int install_zero(struct gw_pager *pager, const struct gw_memory_region *region,
+			uint64_t first, uint64_t last)
+{
+	int r = install_pages(pager, region, first - region->first_unit, last - first,
+			      NULL);
+
+	if (r < 0)
+		return r;
+	settle(pager, first, last);
+	return 0;
+}
+
+/* See "What a unit is": clear `missing` first, then look for requests. */
+static int zero_missing(struct gw_pager *pager, const struct gw_memory_region *region,
+			uint64_t first, uint64_t last)
+{
+	uint64_t page_units = gw_memory_page_units(region);
+
+	count_down(pager, gw_bitmap_take_range(&pager->missing, first, last - first));
+	gw_bitmap_for_each_run(&pager->requested, first, last, from, to) {
+		uint64_t page = gw_align_down(from, page_units);
+		int r = install_zero(pager, region, page, gw_align_up(to, page_units));
+
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+int gw_pager_zero(struct gw_pager *pager, unsigned int index, uint64_t unit,
+		  uint64_t count, bool urgent)
+{
+	const struct gw_memory_region *region = region_at(pager, index);
+	uint64_t at = region->first_unit + unit, end = at + count;
+
+	if (!__atomic_load_n(&pager->postcopy, __ATOMIC_ACQUIRE)) {
+		zero_in_place(pager, region, unit, count);
+		return 0;
+	}
+	if (urgent)
+		return install_zero(pager, region, at, end);
+	gw_bitmap_for_each_run(&pager->missing, at, end, first, last) {
+		int r = zero_missing(pager, region, first, last);
+
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+/* ---- the fault thread ---- */
+
+static const struct gw_memory_region *find_region(const struct gw_pager *pager,
+						  uint64_t address, unsigned int *ret)
+{
+	const struct gw_memory *memory = pager->config.memory;
+
+	for (unsigned int i = 0; i < memory->n_regions; i++) {
+		const struct gw_memory_region *region = &memory->regions[i];
+
+		if (address - region->address < region->units << GW_UNIT_SHIFT) {
+			*ret = i;
+			return region;
+		}
+	}
+	return NULL;
+}
+
+static int request(struct gw_pager *pager, unsigned int index, uint64_t unit)
+{
+	struct gw_request msg = {.region = (uint16_t)index, .unit = unit};
+	uint8_t buf[GW_REQUEST_LEN];
+
+	gw_request_encode(&msg, buf);
+	return gw_chan_send(pager->urgent, buf, sizeof(buf));
+}
+
+static int serve(struct gw_pager *pager, const struct gw_fault *fault)
+{
+	unsigned int index;
+	const struct gw_memory_region *region =
+		find_region(pager, fault->address, &index);
+	uint64_t unit, global;
+	int r;
+
+	/* The VMM mapped something else there: not ours to serve, the kernel will. */
+	if (!region)
+		return 0;
+	unit = gw_align_down((fault->address - region->address) >> GW_UNIT_SHIFT,
+			     gw_memory_page_units(region));
+	global = region->first_unit + unit;
+	if (!gw_bitmap_test(&pager->missing, global)) {
+		/* Here meanwhile (then this wakes), or a hole of the guest's own. */
+		r = gw_fault_zero(&pager->uffd, address_of(region, unit),
+				  region->page_size);
+		return r < 0 ? r : 0;
+	}
+	if (gw_bitmap_test_and_set(&pager->requested, global))
+		return 0;
+	take_time(pager, global);
+	return request(pager, index, unit);
+}
+
+static int serve_batch(struct gw_pager *pager)
+{
+	struct gw_fault faults[FAULT_BATCH];
+	int n = gw_fault_read(&pager->uffd, faults, FAULT_BATCH), r = 0;
+
+	for (int i = 0; i < n && !r; i++)
+		r = serve(pager, &faults[i]);
+	return n < 0 ? n : r;
+}
+
+static void *fault_main(void *arg)
+{
+	struct gw_pager *pager = arg;
+	struct pollfd fds[] = {
+		{.fd = pager->stop.fd, .events = POLLIN},
+		{.fd = pager->uffd.fd, .events = POLLIN},
+	};
+	struct gw_err err = {0};
+	int r = 0;
+
+	while (!r) {
+		if (poll(fds, GW_ARRAY_SIZE(fds), -1) < 0 && errno != EINTR)
+			r = -errno;
+		else if (fds[0].revents)
+			return NULL;
+		else
+			r = serve_batch(pager);
+	}
+	gw_err_errno(&err, r, "serving page faults of process %d", pager->config.pid);
+	pager->config.failed(pager->config.opaque, &err);
+	return NULL;
+}
+
+/* ---- figures ---- */
+
+uint64_t gw_pager_missing(struct gw_pager *pager)
+{
+	return __atomic_load_n(&pager->n_missing, __ATOMIC_ACQUIRE);
+}
+
+void gw_pager_progress(struct gw_pager *pager, struct gw_progress *ret)
+{
+	pthread_mutex_lock(&pager->hist_lock);
+	*ret = (struct gw_progress){
+		.missing_units = gw_pager_missing(pager),
+		.faults = pager->hist.count,
+		.p50_ns = gw_hist_quantile(&pager->hist, 0.50),
+		.p99_ns = gw_hist_quantile(&pager->hist, 0.99),
+		.max_ns = pager->hist.max,
+		.mean_ns = gw_hist_mean(&pager->hist),
+	};
+	pthread_mutex_unlock(&pager->hist_lock);
+}
+
+/* ---- the end ---- */
+
+void gw_pager_stop(struct gw_pager *pager)
+{
+	if (!pager->started)
+		return;
+	gw_event_set(&pager->stop);
+	pthread_join(pager->thread, NULL);
+	pager->started = false;
+}
+
+void gw_pager_let_go(struct gw_pager *pager)
+{
+	const struct gw_memory *memory = pager->config.memory;
+
+	if (pager->uffd.fd < 0)
+		return;
+	/* Unregistered or never registered: both are fine. */
+	for (unsigned int i = 0; i < memory->n_regions; i++)
+		(void)gw_fault_unregister(&pager->uffd, memory->regions[i].address,
+					  memory->regions[i].units << GW_UNIT_SHIFT);
+}
+
+void gw_pager_release(struct gw_pager *pager)
+{
+	struct gw_err err = {0};
+
+	assert(!pager->started);
+	if (pager->uffd.fd < 0)
+		return;
+	gw_pager_let_go(pager);
+	if (gw_uffd_release(&pager->uffd, &err))
+		gw_warn(pager->config.log,
+			"a userfaultfd, no longer in use, stays open in process %d: %s",
+			pager->config.pid, err.text);
+}
