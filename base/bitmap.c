@@ -27,6 +27,29 @@ static uint64_t range_mask(uint64_t word, uint64_t first, uint64_t end)
 	return mask;
 }
 
+/*
+ * The first word at or after @word and before @last that is not @value. Guests
+ * have long holes, so bitmaps have long runs of equal words: eight at a time.
+ */
+static uint64_t skip_words(const struct gw_bitmap *map, uint64_t word, uint64_t last,
+			   uint64_t value)
+{
+	const uint64_t *words = map->words;
+
+	for (; word + 8 <= last; word += 8) {
+		uint64_t differ = 0;
+
+		for (unsigned int i = 0; i < 8; i++)
+			differ |= value ^
+				  __atomic_load_n(&words[word + i], __ATOMIC_RELAXED);
+		if (differ)
+			break;
+	}
+	while (word < last && __atomic_load_n(&words[word], __ATOMIC_RELAXED) == value)
+		word++;
+	return word;
+}
+
 int gw_bitmap_init(struct gw_bitmap *map, uint64_t n_bits)
 {
 	void *words;
@@ -40,6 +63,8 @@ int gw_bitmap_init(struct gw_bitmap *map, uint64_t n_bits)
 	if (words == MAP_FAILED)
 		return -ENOMEM;
 	map->words = words;
+	/* A bitmap that is used at all is gone over from end to end. */
+	(void)madvise(words, gw_bitmap_bytes(map), MADV_HUGEPAGE);
 	return 0;
 }
 
@@ -87,9 +112,14 @@ void gw_bitmap_set_range(struct gw_bitmap *map, uint64_t first, uint64_t count)
 	uint64_t end = first + count, word;
 
 	assert(end <= map->n_bits && end >= first);
-	for (word = first / WORD_BITS; word * WORD_BITS < end; word++)
-		__atomic_fetch_or(&map->words[word], range_mask(word, first, end),
-				  __ATOMIC_RELAXED);
+	for (word = first / WORD_BITS; word * WORD_BITS < end; word++) {
+		uint64_t mask = range_mask(word, first, end);
+
+		if (mask == ~0ULL)
+			__atomic_store_n(&map->words[word], mask, __ATOMIC_RELAXED);
+		else
+			__atomic_fetch_or(&map->words[word], mask, __ATOMIC_RELAXED);
+	}
 }
 
 uint64_t gw_bitmap_take_range(struct gw_bitmap *map, uint64_t first, uint64_t count)
@@ -98,11 +128,13 @@ uint64_t gw_bitmap_take_range(struct gw_bitmap *map, uint64_t first, uint64_t co
 
 	assert(end <= map->n_bits && end >= first);
 	for (word = first / WORD_BITS; word * WORD_BITS < end; word++) {
-		uint64_t mask = range_mask(word, first, end), old;
+		uint64_t mask, old;
 
-		/* The load spares clear words a locked operation. */
-		if (!(__atomic_load_n(&map->words[word], __ATOMIC_RELAXED) & mask))
-			continue;
+		/* The look spares clear words a locked operation. */
+		word = skip_words(map, word, GW_DIV_UP(end, WORD_BITS), 0);
+		if (word * WORD_BITS >= end)
+			break;
+		mask = range_mask(word, first, end);
 		old = __atomic_fetch_and(&map->words[word], ~mask, __ATOMIC_ACQ_REL);
 		taken += (uint64_t)__builtin_popcountll(old & mask);
 	}
@@ -116,9 +148,7 @@ void gw_bitmap_clear_range(struct gw_bitmap *map, uint64_t first, uint64_t count
 
 void gw_bitmap_clear_all(struct gw_bitmap *map)
 {
-	/* An empty bitmap has no words, and memset() takes no NULL. */
-	if (map->words)
-		memset(map->words, 0, gw_bitmap_bytes(map));
+	gw_bitmap_clear_range(map, 0, map->n_bits);
 }
 
 uint64_t gw_bitmap_count(const struct gw_bitmap *map)
@@ -132,10 +162,14 @@ uint64_t gw_bitmap_count_range(const struct gw_bitmap *map, uint64_t first,
 	uint64_t end = first + count, word, sum = 0;
 
 	assert(end <= map->n_bits && end >= first);
-	for (word = first / WORD_BITS; word * WORD_BITS < end; word++)
+	for (word = first / WORD_BITS; word * WORD_BITS < end; word++) {
+		word = skip_words(map, word, GW_DIV_UP(end, WORD_BITS), 0);
+		if (word * WORD_BITS >= end)
+			break;
 		sum += (uint64_t)__builtin_popcountll(
 			__atomic_load_n(&map->words[word], __ATOMIC_RELAXED) &
 			range_mask(word, first, end));
+	}
 	return sum;
 }
 
@@ -152,6 +186,7 @@ static uint64_t next_bit(const struct gw_bitmap *map, uint64_t from, uint64_t en
 		bits = (bits ^ flip) & range_mask(word, from, end);
 		if (bits)
 			return word * WORD_BITS + (uint64_t)__builtin_ctzll(bits);
+		word = skip_words(map, word + 1, GW_DIV_UP(end, WORD_BITS), flip) - 1;
 	}
 	return end;
 }
@@ -184,4 +219,56 @@ unsigned int gw_bitmap_take(struct gw_bitmap *map, uint64_t first, unsigned int 
 		taken += (unsigned int)__builtin_popcountll(ret_mask[i]);
 	}
 	return taken;
+}
+
+/* Bits of the run that starts at @at in its word of @map and before @last. */
+static unsigned int run_in_word(const struct gw_bitmap *map, uint64_t at, uint64_t last)
+{
+	uint64_t bits = __atomic_load_n(&map->words[at / 64], __ATOMIC_ACQUIRE);
+	uint64_t room = GW_MIN(last - at, 64 - at % 64);
+
+	bits = ~(bits >> (at % 64));
+	return bits ? (unsigned int)GW_MIN((uint64_t)__builtin_ctzll(bits), room)
+		    : (unsigned int)room;
+}
+
+/*
+ * Claims @n bits from @at on, all in one word: how many before the first that
+ * somebody else has. What was claimed behind that one is given back: the caller
+ * comes by there again, so it is nobody's for a moment only.
+ */
+static unsigned int claim_in_word(struct gw_bitmap *map, uint64_t at, unsigned int n)
+{
+	uint64_t *word = &map->words[at / 64];
+	uint64_t wanted = (n == 64 ? ~0ULL : (1ULL << n) - 1) << (at % 64);
+	uint64_t taken = wanted & __atomic_fetch_or(word, wanted, __ATOMIC_ACQ_REL),
+		 below;
+
+	if (!taken)
+		return n;
+	below = (taken & -taken) - 1;
+	__atomic_fetch_and(word, ~(wanted & ~taken & ~below), __ATOMIC_ACQ_REL);
+	return (unsigned int)__builtin_ctzll(taken) - (unsigned int)(at % 64);
+}
+
+uint64_t gw_bitmap_claim_run(struct gw_bitmap *map, const struct gw_bitmap *of,
+			     uint64_t *first, uint64_t last)
+{
+	uint64_t at = gw_bitmap_next_set(of, *first, last), length = 0;
+
+	while (at < last) {
+		unsigned int n = run_in_word(of, at, last);
+		unsigned int got = n ? claim_in_word(map, at, n) : 0;
+
+		if (got && !length)
+			*first = at;
+		length += got;
+		at += got;
+		/* Only at a word's end may the run go on. */
+		if (length && (!n || got < n || at % 64))
+			break;
+		if (!length) /* the one at @at is somebody else's, or gone by now */
+			at = gw_bitmap_next_set(of, at + 1, last);
+	}
+	return length;
 }

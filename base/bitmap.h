@@ -45,6 +45,15 @@ uint64_t gw_bitmap_next_set(const struct gw_bitmap *map, uint64_t from, uint64_t
 uint64_t gw_bitmap_next_clear(const struct gw_bitmap *map, uint64_t from, uint64_t end);
 
 /*
+ * Sets in @map the first run of bits of [*@first, @last) that are set in @of and
+ * were clear in @map, each bit by exactly one of the threads that try: the run's
+ * length, with its first bit in *@first, or 0 when there is none. Bits of @of may
+ * be cleared meanwhile, as long as they are set in @map by then.
+ */
+uint64_t gw_bitmap_claim_run(struct gw_bitmap *map, const struct gw_bitmap *of,
+			     uint64_t *first, uint64_t last);
+
+/*
  * Takes the bits [@first, @first + @count) into @ret_mask and clears them, each
  * bit by exactly one of the threads that try. @first and @count are multiples
  * of 64 or end at the bitmap's end; @ret_mask holds GW_DIV_UP(@count, 64)

@@ -43,6 +43,20 @@ void gw_hist_record(struct gw_hist *hist, uint64_t ns)
 	bump(&hist->count, hist->count + 1);
 }
 
+void gw_hist_add(struct gw_hist *to, const struct gw_hist *from)
+{
+	uint64_t max = __atomic_load_n(&from->max, __ATOMIC_RELAXED);
+
+	for (unsigned int i = 0; i < GW_HIST_STEPS; i++) {
+		uint32_t n = __atomic_load_n(&from->steps[i], __ATOMIC_RELAXED);
+
+		to->steps[i] += n;
+		to->count += n;
+	}
+	to->sum += __atomic_load_n(&from->sum, __ATOMIC_RELAXED);
+	to->max = GW_MAX(to->max, max);
+}
+
 uint64_t gw_hist_quantile(const struct gw_hist *hist, double q)
 {
 	uint64_t count = __atomic_load_n(&hist->count, __ATOMIC_RELAXED);
@@ -65,4 +79,23 @@ uint64_t gw_hist_mean(const struct gw_hist *hist)
 	uint64_t count = __atomic_load_n(&hist->count, __ATOMIC_RELAXED);
 
 	return count ? __atomic_load_n(&hist->sum, __ATOMIC_RELAXED) / count : 0;
+}
+
+bool gw_hist_next(const struct gw_hist *hist, unsigned int *step, uint64_t *ret_upper,
+		  uint64_t *ret_count)
+{
+	uint64_t max = __atomic_load_n(&hist->max, __ATOMIC_RELAXED);
+
+	for (unsigned int i = *step; i < GW_HIST_STEPS; i++) {
+		uint32_t n = __atomic_load_n(&hist->steps[i], __ATOMIC_RELAXED);
+
+		if (!n)
+			continue;
+		*step = i + 1;
+		*ret_upper = i + 1 < GW_HIST_STEPS ? upper_edge(i)
+						   : GW_MAX(upper_edge(i), max);
+		*ret_count = n;
+		return true;
+	}
+	return false;
 }

@@ -4,20 +4,28 @@
 
 #include "base/util.h"
 
+/*
+ * The compiler makes SSE2 or NEON of it, which every machine has. Wider loads
+ * gain a tenth while the memory is in the second-level cache and nothing while
+ * it is not, which is what guest memory is: not worth choosing at run time.
+ */
+typedef uint64_t vec __attribute__((vector_size(16)));
+
+/* Vectors looked at in one step: as many as keep the loads, not the tests, busy. */
+#define STEP 8
+
 bool gw_unit_is_zero(const void *unit)
 {
-	const uint64_t *word = unit;
+	const vec *at = unit, *end = at + GW_UNIT_SIZE / sizeof(vec);
 
-	/* The ends first: headers and trailers make most pages non-zero there. */
-	if (word[0] | word[GW_UNIT_SIZE / 8 - 1])
+	/* One cache line decides for most: few pages in use begin with zeroes. */
+	if (*(const uint64_t *)unit)
 		return false;
-	/* Eight words a step: the compiler makes wide loads of it. */
-	for (unsigned int i = 0; i < GW_UNIT_SIZE / 8; i += 8) {
-		uint64_t any = 0;
+	for (; at < end; at += STEP) {
+		vec any = ((at[0] | at[1]) | (at[2] | at[3])) |
+			  ((at[4] | at[5]) | (at[6] | at[7]));
 
-		for (unsigned int j = 0; j < 8; j++)
-			any |= word[i + j];
-		if (any)
+		if (any[0] | any[1])
 			return false;
 	}
 	return true;

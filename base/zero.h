@@ -4,5 +4,5 @@
 
 #include <stdbool.h>
 
-/* @unit: GW_UNIT_SIZE bytes, aligned to 64. Most units fail at the first word. */
+/* @unit: GW_UNIT_SIZE bytes, aligned to 16. Most units fail at the first word. */
 bool gw_unit_is_zero(const void *unit);

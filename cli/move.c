@@ -226,6 +226,35 @@ static void move_stats(const struct move *move, struct godwit_stats *ret)
 		godwit_dest_stats(move->dest, ret, sizeof(*ret));
 }
 
+static size_t move_histogram(const struct move *move, struct godwit_bucket *ret)
+{
+	if (move->source)
+		return godwit_source_histogram(move->source, GODWIT_HISTOGRAM_FAULT, ret,
+					       GODWIT_BUCKETS_MAX);
+	if (move->dest)
+		return godwit_dest_histogram(move->dest, GODWIT_HISTOGRAM_FAULT, ret,
+					     GODWIT_BUCKETS_MAX);
+	return 0;
+}
+
+/*
+ * Statistics and histogram of one moment: two calls, and now and then both
+ * sides of an update.
+ */
+static void move_all_stats(const struct move *move, struct stats_all *ret)
+{
+	for (int tries = 0; tries < 3; tries++) {
+		uint64_t counted = 0;
+
+		move_stats(move, &ret->stats);
+		ret->n_faults = move_histogram(move, ret->faults);
+		for (size_t i = 0; i < ret->n_faults; i++)
+			counted += ret->faults[i].count;
+		if (counted == ret->stats.faults)
+			break;
+	}
+}
+
 /* ---- the control socket ---- */
 
 static json_t *answer_plain(int r)
@@ -239,14 +268,14 @@ static json_t *answer_plain(int r)
 
 static json_t *command_status(struct move *move)
 {
-	struct godwit_stats stats;
+	struct stats_all all;
 
-	move_stats(move, &stats);
+	move_all_stats(move, &all);
 	return json_pack("{s:b, s:s, s:s, s:i, s:o, s:o}", "ok", 1, "name", move->name,
 			 "side", move->command->name, "pid", (int)getpid(), "address",
 			 stats_text_json(move->dest ? godwit_dest_address(move->dest)
 						    : move->address),
-			 "stats", stats_to_json(&stats));
+			 "stats", stats_all_to_json(&all));
 }
 
 static json_t *command_switch(struct move *move)
@@ -479,11 +508,11 @@ static bool guest_gone(const struct move *move)
 
 static enum cli_status finish(struct move *move, int r)
 {
-	struct godwit_stats stats;
-	struct report_result result = {.stats = &stats};
+	struct stats_all all;
+	struct report_result result = {.all = &all};
 
-	move_stats(move, &stats);
-	result.status = status_of(move, r, &stats);
+	move_all_stats(move, &all);
+	result.status = status_of(move, r, &all.stats);
 	if (r < 0)
 		result.error = godwit_error_text(move->err)[0]
 				       ? godwit_error_text(move->err)

@@ -10,7 +10,6 @@
 #include <sys/ioctl.h>
 #include <time.h>
 
-#include "cli/stats.h"
 #include "cli/text.h"
 
 /* Between plain lines and between JSON events of progress. */
@@ -288,7 +287,7 @@ static const char *whereabouts(enum godwit_side side, const struct report_result
 	default:
 		if (source && result->no_guest)
 			return "the guest's process is not running here";
-		if (source && result->stats->resume_failed)
+		if (source && result->all->stats.resume_failed)
 			return "the guest belongs here, whole, but stands still: set it "
 			       "running (QMP `cont`, or SIGCONT)";
 		return source ? "the guest runs on at the source, untouched"
@@ -302,7 +301,7 @@ static void result_json(const struct report_result *result)
 
 	event_print(json_pack("{s:s, s:s, s:i, s:o, s:o}", "event", "result", "result",
 			      status_names[result->status], "exit", (int)result->status,
-			      "error", error, "stats", stats_to_json(result->stats)));
+			      "error", error, "stats", stats_all_to_json(result->all)));
 }
 
 void report_result(struct report *report, const struct report_result *result)
@@ -320,9 +319,9 @@ void report_result(struct report *report, const struct report_result *result)
 		return;
 	}
 	/* a migration that never met its peer has nothing to report */
-	if (result->status != CLI_DONE && !result->stats->session[0])
+	if (result->status != CLI_DONE && !result->all->stats.session[0])
 		return;
 	printf("%s: %s\n", status_names[result->status], where);
-	stats_print(stdout, result->stats);
+	stats_print(stdout, &result->all->stats);
 	fflush(stdout);
 }

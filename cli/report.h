@@ -12,7 +12,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 
-#include "cli/cli.h"
+#include "cli/stats.h"
 
 /* Log lines that wait to be printed; more are dropped and counted. */
 #define REPORT_QUEUE_LINES 256
@@ -44,7 +44,7 @@ struct report {
 struct report_result {
 	enum cli_status status;
 	const char *error; /* NULL: nothing failed */
-	const struct godwit_stats *stats;
+	const struct stats_all *all;
 	bool no_guest; /* its process is not there (any more) */
 };
 

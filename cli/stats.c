@@ -23,16 +23,23 @@ static const struct field {
 	size_t offset;
 	size_t size; /* 4 or 8 */
 } fields[] = {
-	FIELD(channels),	FIELD(round),	      FIELD(guest_bytes),
-	FIELD(wire_bytes),	FIELD(data_pages),    FIELD(zero_pages),
-	FIELD(remaining_bytes), FIELD(throughput),    FIELD(dirty_rate),
-	FIELD(postcopy_bytes),	FIELD(elapsed_ns),    FIELD(downtime_limit_ns),
-	FIELD(bandwidth),	FIELD(blackout_ns),   FIELD(state_bytes),
-	FIELD(faults),		FIELD(fault_p50_ns),  FIELD(fault_p99_ns),
-	FIELD(fault_max_ns),	FIELD(fault_mean_ns), FIELD(bitmap_bytes),
-	FIELD(stop_ns),		FIELD(save_ns),	      FIELD(last_pages_ns),
-	FIELD(load_ns),		FIELD(commit_ns),     FIELD(stopped_at_ns),
-	FIELD(running_at_ns),	FIELD(resume_failed),
+	FIELD(channels),	 FIELD(round),
+	FIELD(guest_bytes),	 FIELD(wire_bytes),
+	FIELD(data_pages),	 FIELD(zero_pages),
+	FIELD(remaining_bytes),	 FIELD(throughput),
+	FIELD(dirty_rate),	 FIELD(postcopy_bytes),
+	FIELD(elapsed_ns),	 FIELD(downtime_limit_ns),
+	FIELD(bandwidth),	 FIELD(blackout_ns),
+	FIELD(state_bytes),	 FIELD(faults),
+	FIELD(fault_p50_ns),	 FIELD(fault_p99_ns),
+	FIELD(fault_max_ns),	 FIELD(fault_mean_ns),
+	FIELD(bitmap_bytes),	 FIELD(stop_ns),
+	FIELD(save_ns),		 FIELD(last_pages_ns),
+	FIELD(load_ns),		 FIELD(commit_ns),
+	FIELD(stopped_at_ns),	 FIELD(running_at_ns),
+	FIELD(resume_failed),	 FIELD(fault_p90_ns),
+	FIELD(fault_p999_ns),	 FIELD(compressed_pages),
+	FIELD(compressed_bytes),
 };
 
 static uint64_t field_get(const struct godwit_stats *stats, const struct field *field)
@@ -93,6 +100,54 @@ json_t *stats_to_json(const struct godwit_stats *stats)
 			json_decref(object);
 			return NULL;
 		}
+	}
+	return object;
+}
+
+/* [[upper edge in ns, count], …]; *@ret_count: all together. */
+static json_t *buckets_json(const struct stats_all *all, uint64_t *ret_count)
+{
+	json_t *array = json_array();
+
+	*ret_count = 0;
+	for (size_t i = 0; array && i < all->n_faults; i++) {
+		const struct godwit_bucket *bucket = &all->faults[i];
+
+		*ret_count += bucket->count;
+		if (json_array_append_new(
+			    array, json_pack("[I, I]", (json_int_t)bucket->upper_ns,
+					     (json_int_t)bucket->count)) < 0) {
+			json_decref(array);
+			return NULL;
+		}
+	}
+	return array;
+}
+
+static json_t *histogram_json(const struct stats_all *all)
+{
+	const struct godwit_stats *stats = &all->stats;
+	uint64_t count;
+	json_t *buckets = buckets_json(all, &count);
+
+	/* json_pack() passes a buckets that is NULL on as its own failure */
+	return json_pack(
+		"{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "unit", "ns", "count",
+		(json_int_t)count, "mean", (json_int_t)stats->fault_mean_ns, "p50",
+		(json_int_t)stats->fault_p50_ns, "p90", (json_int_t)stats->fault_p90_ns,
+		"p99", (json_int_t)stats->fault_p99_ns, "p99.9",
+		(json_int_t)stats->fault_p999_ns, "max", (json_int_t)stats->fault_max_ns,
+		"buckets", buckets);
+}
+
+json_t *stats_all_to_json(const struct stats_all *all)
+{
+	json_t *object = stats_to_json(&all->stats);
+
+	if (object &&
+	    json_object_set_new(object, "fault_histogram", histogram_json(all)) < 0) {
+		json_decref(object);
+		return NULL;
 	}
 	return object;
 }
@@ -242,6 +297,11 @@ static void print_amounts(FILE *out, const struct godwit_stats *stats)
 			text_rate((uint64_t)((double)stats->wire_bytes / seconds)).s);
 	fprintf(out, "\n  pages          %" PRIu64 " with data, %" PRIu64 " zero\n",
 		stats->data_pages, stats->zero_pages);
+	if (stats->compressed_pages)
+		fprintf(out, "  compressed     %" PRIu64 " of them, %s to %s\n",
+			stats->compressed_pages,
+			text_size(stats->compressed_pages * 4096).s,
+			text_size(stats->compressed_bytes).s);
 	if (stats->remaining_bytes)
 		fprintf(out, "  remaining      %s\n",
 			text_size(stats->remaining_bytes).s);
@@ -280,11 +340,24 @@ static void print_blackout(FILE *out, const struct godwit_stats *stats)
 
 static void print_faults(FILE *out, const struct godwit_stats *stats)
 {
+	const struct {
+		const char *name;
+		uint64_t ns;
+	} figures[] = {
+		{"p50", stats->fault_p50_ns}, {"p90", stats->fault_p90_ns},
+		{"p99", stats->fault_p99_ns}, {"p99.9", stats->fault_p999_ns},
+		{"max", stats->fault_max_ns},
+	};
+	const char *gap = ": ";
+
 	if (!stats->faults)
 		return;
-	fprintf(out, "  faults         %" PRIu64 " served: p50 %s, p99 %s, max %s\n",
-		stats->faults, text_time(stats->fault_p50_ns).s,
-		text_time(stats->fault_p99_ns).s, text_time(stats->fault_max_ns).s);
+	fprintf(out, "  faults         %" PRIu64 " served", stats->faults);
+	for (size_t i = 0; i < ARRAY_SIZE(figures); i++) {
+		fprintf(out, "%s%s %s", gap, figures[i].name, text_time(figures[i].ns).s);
+		gap = ", ";
+	}
+	fputc('\n', out);
 }
 
 void stats_print(FILE *out, const struct godwit_stats *stats)

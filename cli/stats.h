@@ -7,8 +7,17 @@
 
 #include "cli/cli.h"
 
+/* Statistics with the histogram that belongs to them. */
+struct stats_all {
+	struct godwit_stats stats;
+	struct godwit_bucket faults[GODWIT_BUCKETS_MAX];
+	size_t n_faults; /* buckets */
+};
+
 /* An object whose names are the fields'; NULL when memory is out. */
 json_t *stats_to_json(const struct godwit_stats *stats);
+/* As stats_to_json(), with "fault_histogram" besides. */
+json_t *stats_all_to_json(const struct stats_all *all);
 /* What @object does not have is 0. 0 or -EINVAL: no object, or an unknown state. */
 int stats_from_json(const json_t *object, struct godwit_stats *ret);
 

@@ -735,14 +735,7 @@ static int send_progress(struct godwit_dest *dest, enum gw_message_type type,
 	struct gw_progress now;
 
 	gw_pager_progress(dest->pager, &now);
-	GW_STATS(engine, {
-		stats->remaining_bytes = now.missing_units << GW_UNIT_SHIFT;
-		stats->faults = now.faults;
-		stats->fault_p50_ns = now.p50_ns;
-		stats->fault_p99_ns = now.p99_ns;
-		stats->fault_max_ns = now.max_ns;
-		stats->fault_mean_ns = now.mean_ns;
-	});
+	gw_engine_publish_progress(engine, &now);
 	return gw_engine_send(engine, type, engine->out,
 			      gw_progress_encode(&now, engine->out), err);
 }
@@ -926,4 +919,10 @@ void godwit_dest_stats(godwit_dest *dest, struct godwit_stats *ret, size_t size)
 
 	gw_engine_stats(&dest->engine, &now);
 	gw_stats_copy(&now, ret, size);
+}
+
+size_t godwit_dest_histogram(godwit_dest *dest, enum godwit_histogram which,
+			     struct godwit_bucket *ret, size_t max)
+{
+	return gw_engine_histogram(&dest->engine, which, ret, max);
 }

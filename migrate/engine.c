@@ -498,6 +498,49 @@ void gw_engine_stats(struct gw_engine *engine, struct godwit_stats *ret)
 	pthread_mutex_unlock(&engine->stats_lock);
 	ret->data_pages = __atomic_load_n(&engine->counters.data_units, __ATOMIC_RELAXED);
 	ret->zero_pages = __atomic_load_n(&engine->counters.zero_units, __ATOMIC_RELAXED);
+	ret->compressed_pages =
+		__atomic_load_n(&engine->counters.lz4_units, __ATOMIC_RELAXED);
+	ret->compressed_bytes =
+		__atomic_load_n(&engine->counters.lz4_bytes, __ATOMIC_RELAXED);
+}
+
+void gw_engine_publish_progress(struct gw_engine *engine,
+				const struct gw_progress *progress)
+{
+	const struct gw_hist *faults = &progress->faults;
+
+	GW_STATS(engine, {
+		stats->remaining_bytes = progress->missing_units << GW_UNIT_SHIFT;
+		stats->faults = faults->count;
+		stats->fault_p50_ns = gw_hist_quantile(faults, 0.50);
+		stats->fault_p90_ns = gw_hist_quantile(faults, 0.90);
+		stats->fault_p99_ns = gw_hist_quantile(faults, 0.99);
+		stats->fault_p999_ns = gw_hist_quantile(faults, 0.999);
+		stats->fault_max_ns = faults->max;
+		stats->fault_mean_ns = gw_hist_mean(faults);
+		engine->fault_hist = *faults;
+	});
+}
+
+static_assert(GODWIT_BUCKETS_MAX == GW_HIST_STEPS, "what the public header promises");
+
+size_t gw_engine_histogram(struct gw_engine *engine, enum godwit_histogram which,
+			   struct godwit_bucket *ret, size_t max)
+{
+	unsigned int step = 0;
+	uint64_t upper, count;
+	size_t n = 0;
+
+	if (which != GODWIT_HISTOGRAM_FAULT)
+		return 0;
+	pthread_mutex_lock(&engine->stats_lock);
+	while (gw_hist_next(&engine->fault_hist, &step, &upper, &count)) {
+		if (n < max)
+			ret[n] = (struct godwit_bucket){upper, count};
+		n++;
+	}
+	pthread_mutex_unlock(&engine->stats_lock);
+	return n;
 }
 
 void gw_stats_copy(const struct godwit_stats *stats, struct godwit_stats *ret,

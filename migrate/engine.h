@@ -18,6 +18,7 @@
 #include <sys/types.h>
 
 #include "base/event.h"
+#include "base/hist.h"
 #include "base/log.h"
 #include "migrate/guest.h"
 #include "migrate/options.h"
@@ -72,8 +73,9 @@ struct gw_engine {
 
 	struct godwit_stats stats;  /* plain fields by the driver, copied with care */
 	pthread_mutex_t stats_lock; /* a leaf: the driver's updates against readers */
-	uint64_t started_at;	    /* ns; when the handshake was done */
-	uint64_t ended_at;	    /* ns; when the state became final */
+	struct gw_hist fault_hist; /* what the stats' fault_… are of; under stats_lock */
+	uint64_t started_at;	   /* ns; when the handshake was done */
+	uint64_t ended_at;	   /* ns; when the state became final */
 };
 
 int gw_engine_init(struct gw_engine *engine, enum godwit_side side, godwit_guest *guest,
@@ -154,6 +156,12 @@ void gw_engine_free_channels(struct gw_engine *engine);
 		pthread_mutex_unlock(&(engine)->stats_lock);                             \
 	} while (0)
 
+/* The destination's word, or at the destination its own, into the statistics. */
+void gw_engine_publish_progress(struct gw_engine *engine,
+				const struct gw_progress *progress);
+/* As godwit_source_histogram(). Any thread. */
+size_t gw_engine_histogram(struct gw_engine *engine, enum godwit_histogram which,
+			   struct godwit_bucket *ret, size_t max);
 /* A picture of now, with what is counted elsewhere filled in. Any thread. */
 void gw_engine_stats(struct gw_engine *engine, struct godwit_stats *ret);
 /* Copies what a caller who knows @size bytes of the struct can take. */

@@ -17,6 +17,13 @@ static const char *const mode_names[] = {
 };
 static_assert(GW_ARRAY_SIZE(mode_names) == GW_N_MODES, "a name for every mode");
 
+static const char *const compress_names[] = {
+	[GW_COMPRESS_NONE] = "none",
+	[GW_COMPRESS_LZ4] = "lz4",
+	[GW_COMPRESS_AUTO] = "auto",
+};
+static_assert(GW_ARRAY_SIZE(compress_names) == GW_N_COMPRESS, "a name for each");
+
 const char *gw_mode_name(enum gw_mode mode)
 {
 	return mode < GW_N_MODES ? mode_names[mode] : "(unknown)";
@@ -52,10 +59,13 @@ static int set_channels(struct godwit_options *options, const char *value)
 
 static int set_compress(struct godwit_options *options, const char *value)
 {
-	if (strcmp(value, "lz4") && strcmp(value, "none"))
-		return -EINVAL;
-	options->lz4 = !strcmp(value, "lz4");
-	return 0;
+	for (unsigned int i = 0; i < GW_ARRAY_SIZE(compress_names); i++) {
+		if (!strcmp(value, compress_names[i])) {
+			options->compress = (enum gw_compress)i;
+			return 0;
+		}
+	}
+	return -EINVAL;
 }
 
 static int set_max_downtime(struct godwit_options *options, const char *value)
@@ -123,10 +133,13 @@ static const struct {
 	  "pre-copy ends when the rest is expected to move within TIME", GODWIT_SOURCE},
 	 set_max_downtime},
 	{{"bandwidth", "RATE", "unlimited",
-	  "at most RATE over all channels: 500M (bytes) or 4gbit (bits) a second",
+	  "at most RATE over all channels, as sent: 500M (bytes) or 4gbit (bits) a "
+	  "second",
 	  GODWIT_SOURCE},
 	 set_bandwidth},
-	{{"compress", "lz4|none", "none", "compress pages, by batches of up to 256 KiB",
+	{{"compress", "auto|lz4|none", "auto",
+	  "compress pages, by batches of up to 256 KiB; auto: on each channel, while it "
+	  "is faster",
 	  GODWIT_SOURCE},
 	 set_compress},
 	{{"postcopy-after", "TIME", NULL, "hybrid: switch to post-copy after TIME",

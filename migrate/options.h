@@ -6,6 +6,7 @@
 
 #include "base/err.h"
 #include "base/log.h"
+#include "multifd/adapt.h"
 
 enum gw_mode {
 	GW_MODE_PRECOPY = 1,  /* rounds until the rest fits the downtime limit */
@@ -25,7 +26,7 @@ bool gw_mode_may_postcopy(enum gw_mode mode);
 struct godwit_options {
 	enum gw_mode mode;
 	unsigned int channels; /* 0: by the link's speed */
-	bool lz4;
+	enum gw_compress compress;
 	uint64_t max_downtime_ns;
 	uint64_t bandwidth;	    /* bytes a second; 0: no limit */
 	uint64_t postcopy_after_ns; /* 0: no such limit */

@@ -5,25 +5,31 @@
  * Happy path, pre-copy: place() allocates the memory a run of units needs and
  * says where it is; the channel's thread receives into it. At the switch drop()
  * notes what is named missing, and arm() registers userfaultfd on the extents
- * around it, then punches it out of the file. serve() starts the fault thread,
- * which asks for what the guest touches; install() puts whole pages in
- * atomically, whichever channel brought them.
+ * around it and makes sure that the guest's process has none of it mapped: from
+ * then on whatever the process touches there waits. serve() starts the fault
+ * thread, which asks for what the guest touches. install() writes whole pages
+ * through our own mapping, where the process does not see them yet, and then has
+ * the kernel map them, whichever channel brought them. Memory that was there
+ * before the switch is used again.
  *
  * What a unit is:
  *   missing clear		the guest's own: here, or a hole that reads as zero
  *   missing set		it will come; a fault on it is sent to the source
  *   missing and requested	it has been asked for on the urgent channel
- * `missing` goes from set to clear once, by whoever has just installed the unit
- * (test-and-clear decides who counts it). Zero units of the bulk channels are
- * not installed at all, merely not missing any more, unless somebody has asked:
- * zero() clears `missing` before it looks at `requested`, and the fault thread
- * sets `requested` after it looked at `missing`, so either zero() sees the
- * request and installs, or the request reaches the source and its answer, which
- * is always installed, wakes the thread.
+ *   missing and busy		until arm(): not looked at yet; later: a thread is
+ *				writing it, and whoever else brings it drops it
+ * `missing` goes from set to clear once, by the thread that made it busy. A
+ * thread is busy for the time of a copy: it never waits for the network then, so
+ * an urgent page never waits behind a bulk one. Zero units of the bulk channels
+ * are not installed where there is a hole, merely not missing any more, unless
+ * somebody has asked: zero() clears `missing` before it looks at `requested`,
+ * and the fault thread sets `requested` after it looked at `missing`, so either
+ * zero() sees the request and installs, or the request reaches the source, and
+ * its answer makes sure that the page is mapped and wakes the thread.
  *
- * Failure modes: the file system is full (place() finds out by populating,
- * before a byte is written: no SIGBUS); a page is there already (woken, dropped:
- * the source's memory holds still, so it is the same); the process is gone.
+ * Failure modes: the file system is full (populate() finds out before a byte is
+ * written: no SIGBUS); a page is there already (woken, dropped: the source's
+ * memory holds still, so it is the same); the process is gone.
  *
  * Threads: the driver drops, arms and stops; channels' threads install; the
  * fault thread belongs to this object. `hist_lock` is a leaf.
@@ -41,9 +47,11 @@
 #include <sys/statvfs.h>
 
 #include "base/event.h"
+#include "base/priority.h"
 #include "base/util.h"
 #include "base/zero.h"
 #include "userfault/fault.h"
+#include "userfault/mapped.h"
 #include "wire/frame.h"
 
 /* Faults read in one go. */
@@ -54,6 +62,16 @@
 #define RANGES_MAX 2048
 /* Before a hole that does not become one is an error. */
 #define PUNCH_TRIES 100
+/* Before a page that others discard and fill all the time is an error. */
+#define SHOW_TRIES 100
+/* A piece so long is unmapped by the process itself, which keeps the memory, ... */
+#define FORGET_UNITS (16 * GW_EXTENT_UNITS)
+/* ... when at least one page of so many in it was dropped. */
+#define FORGET_SHARE 4
+/* A run so long is entered into our page tables by one call, not by faults. */
+#define POPULATE_UNITS 16
+/* As much at a time: the process's thread is held for about a quarter of a second. */
+#define FORGET_MAX (16ULL << 30)
 
 struct timed_request {
 	uint64_t unit;	/* global number plus one; 0: free */
@@ -65,9 +83,11 @@ struct gw_pager {
 	struct gw_bitmap populated; /* has memory in the file */
 	struct gw_bitmap missing;   /* will come */
 	struct gw_bitmap requested; /* asked for */
+	struct gw_bitmap busy;	    /* being worked on: see "What a unit is" */
 	uint64_t n_missing;	    /* atomic */
 	bool postcopy;		    /* atomic: set by the first drop */
 	struct gw_uffd uffd;
+	struct gw_mapped mapped;
 	struct gw_chan *urgent;
 	struct gw_event stop;
 	pthread_t thread;
@@ -88,6 +108,8 @@ static int init_bitmaps(struct gw_pager *pager)
 		r = gw_bitmap_init(&pager->missing, units);
 	if (!r)
 		r = gw_bitmap_init(&pager->requested, units);
+	if (!r)
+		r = gw_bitmap_init(&pager->busy, units);
 	return r;
 }
 
@@ -101,6 +123,7 @@ int gw_pager_new(const struct gw_pager_config *config, struct gw_err *err,
 		return gw_err_set(err, -ENOMEM, "out of memory");
 	pager->config = *config;
 	pager->uffd.fd = pager->uffd.remote_fd = -1;
+	pager->mapped.pagemap = -1;
 	pager->stop.fd = -1;
 	pthread_mutex_init(&pager->hist_lock, NULL);
 	r = init_bitmaps(pager);
@@ -117,8 +140,11 @@ int gw_pager_new(const struct gw_pager_config *config, struct gw_err *err,
 
 int gw_pager_attach(struct gw_pager *pager, struct gw_err *err)
 {
-	return gw_uffd_attach(pager->config.pid, GW_UFFD_FAULTS, true, pager->config.log,
-			      err, &pager->uffd);
+	int r = gw_mapped_init(&pager->mapped, pager->config.pid, err);
+
+	return r ? r
+		 : gw_uffd_attach(pager->config.pid, GW_UFFD_FAULTS, true,
+				  pager->config.log, err, &pager->uffd);
 }
 
 void gw_pager_set_urgent(struct gw_pager *pager, struct gw_chan *urgent)
@@ -133,7 +159,9 @@ struct gw_pager *gw_pager_free(struct gw_pager *pager)
 	assert(!pager->started);
 	if (pager->uffd.fd >= 0)
 		gw_uffd_detach(&pager->uffd);
+	gw_mapped_deinit(&pager->mapped);
 	gw_event_deinit(&pager->stop);
+	gw_bitmap_deinit(&pager->busy);
 	gw_bitmap_deinit(&pager->requested);
 	gw_bitmap_deinit(&pager->missing);
 	gw_bitmap_deinit(&pager->populated);
@@ -144,8 +172,7 @@ struct gw_pager *gw_pager_free(struct gw_pager *pager)
 
 uint64_t gw_pager_bitmap_bytes(const struct gw_pager *pager)
 {
-	return gw_bitmap_bytes(&pager->populated) + gw_bitmap_bytes(&pager->missing) +
-	       gw_bitmap_bytes(&pager->requested);
+	return 4 * gw_bitmap_bytes(&pager->populated);
 }
 
 static const struct gw_memory_region *region_at(const struct gw_pager *pager,
@@ -154,11 +181,25 @@ static const struct gw_memory_region *region_at(const struct gw_pager *pager,
 	return &pager->config.memory->regions[region];
 }
 
+/* Of unit @unit of @region in the guest's process. */
+static uint64_t address_of(const struct gw_memory_region *region, uint64_t unit)
+{
+	return region->address + (unit << GW_UNIT_SHIFT);
+}
+
+/* A page is missing, and comes, as a whole: whatever the peer says. */
+static bool whole_pages(const struct gw_memory_region *region, uint64_t unit,
+			uint64_t count)
+{
+	return (unit | count) % gw_memory_page_units(region) == 0;
+}
+
 /* ---- pre-copy: landing in place ---- */
 
 /*
  * Writing to memory that a full tmpfs cannot give is SIGBUS; populating it first
- * is an error code, and faults in the whole run at once.
+ * is an error code, and enters the whole run into our page tables at once, also
+ * where the memory is there.
  */
 static int populate(struct gw_pager *pager, const struct gw_memory_region *region,
 		    uint64_t first, uint64_t count)
@@ -176,19 +217,19 @@ int gw_pager_place(struct gw_pager *pager, unsigned int index, uint64_t unit,
 		   uint64_t count, void **ret)
 {
 	const struct gw_memory_region *region = region_at(pager, index);
-	uint64_t at = region->first_unit + unit, end = at + count;
+	uint64_t at = region->first_unit + unit;
 
 	if (__atomic_load_n(&pager->postcopy, __ATOMIC_ACQUIRE)) {
 		*ret = NULL;
 		return 0;
 	}
-	while ((at = gw_bitmap_next_clear(&pager->populated, at, end)) < end) {
-		uint64_t last = gw_bitmap_next_set(&pager->populated, at, end);
-		int r = populate(pager, region, at, last - at);
+	/* A short run that has memory is entered by a fault or two: no call. */
+	if (count >= POPULATE_UNITS ||
+	    gw_bitmap_next_clear(&pager->populated, at, at + count) < at + count) {
+		int r = populate(pager, region, at, count);
 
 		if (r)
 			return r;
-		at = last;
 	}
 	*ret = gw_memory_at(region, unit);
 	return 0;
@@ -218,15 +259,14 @@ int gw_pager_drop(struct gw_pager *pager, unsigned int index, uint64_t unit,
 	const struct gw_memory_region *region = region_at(pager, index);
 	uint64_t at = region->first_unit + unit, fresh;
 
-	if (unit % gw_memory_page_units(region) || count % gw_memory_page_units(region))
+	if (!whole_pages(region, unit, count))
 		return gw_err_set(err, -EPROTO,
 				  "region '%s': part of a huge page is named missing",
 				  region->name);
 	__atomic_store_n(&pager->postcopy, true, __ATOMIC_RELEASE);
 	fresh = count - gw_bitmap_count_range(&pager->missing, at, count);
 	gw_bitmap_set_range(&pager->missing, at, count);
-	/* Until it has been emptied it counts as there, whatever we know. */
-	gw_bitmap_set_range(&pager->populated, at, count);
+	gw_bitmap_set_range(&pager->busy, at, count);
 	__atomic_fetch_add(&pager->n_missing, fresh, __ATOMIC_ACQ_REL);
 	return 0;
 }
@@ -253,7 +293,7 @@ static bool is_hole(const struct gw_memory_region *region, uint64_t unit, uint64
 }
 
 /*
- * A page that stays would be taken for one that has come, so it is looked
+ * A page that stays mapped would be taken for one that has come, so it is looked
  * whether the hole is one: the kernel zeroes instead of freeing where a large
  * folio does not split, which another reference to it can cause for a moment.
  */
@@ -269,22 +309,106 @@ static int empty(const struct gw_memory_region *region, uint64_t unit, uint64_t 
 	return -EBUSY;
 }
 
-/* Empties what was dropped since the last time: missing and counted as there. */
-static int empty_dropped(struct gw_pager *pager, unsigned int index, struct gw_err *err)
+/*
+ * Has the guest's process forget a long piece. What it will not forget (locked
+ * memory) is punched out of the file.
+ */
+static void forget(struct gw_pager *pager, uint64_t address, uint64_t end)
+{
+	uint64_t start, stop, size;
+	int r = 0;
+
+	while (!r && address + (FORGET_UNITS << GW_UNIT_SHIFT) <= end) {
+		if (gw_mapped_next(&pager->mapped, address, end, &start, &stop) <= 0)
+			return;
+		size = GW_MIN(end - start, FORGET_MAX);
+		r = gw_mapped_forget(&pager->mapped, start, size, pager->config.log);
+		address = start + size;
+	}
+	if (r)
+		gw_debug(pager->config.log,
+			 "process %d keeps its pages mapped: %s; they are punched out",
+			 pager->config.pid, strerror(-r));
+}
+
+/* Punches what was dropped out of [@first, @last), which the process has mapped. */
+static int punch_mapped(struct gw_pager *pager, const struct gw_memory_region *region,
+			uint64_t first, uint64_t last)
+{
+	gw_bitmap_for_each_run(&pager->busy, first, last, from, to) {
+		int r = empty(region, from - region->first_unit, to - from);
+
+		if (r)
+			return r;
+		gw_bitmap_clear_range(&pager->populated, from, to - from);
+	}
+	return 0;
+}
+
+/* Registered by now, so nothing new is mapped while we look. */
+static int unmap(struct gw_pager *pager, const struct gw_memory_region *region,
+		 uint64_t first, uint64_t last)
+{
+	uint64_t at = address_of(region, first - region->first_unit);
+	uint64_t end = address_of(region, last - region->first_unit), start, stop;
+	uint64_t dropped = gw_bitmap_count_range(&pager->busy, first, last - first);
+	int r;
+
+	/* What is here is forgotten along with the rest: the guest has it by a fault. */
+	if (last - first >= FORGET_UNITS && dropped >= (last - first) / FORGET_SHARE)
+		forget(pager, at, end);
+	while ((r = gw_mapped_next(&pager->mapped, at, end, &start, &stop)) > 0) {
+		uint64_t unit = (start - region->address) >> GW_UNIT_SHIFT;
+		uint64_t count = (stop - start) >> GW_UNIT_SHIFT;
+
+		r = punch_mapped(pager, region, region->first_unit + unit,
+				 region->first_unit + unit + count);
+		if (r)
+			return r;
+		at = stop;
+	}
+	return r;
+}
+
+/*
+ * The first piece, of whole grains of @grain units, from *@first on that has a bit
+ * in @map in each: its end, or 0 when there is none.
+ */
+static uint64_t next_piece(const struct gw_memory_region *region,
+			   const struct gw_bitmap *map, uint64_t grain, uint64_t *first)
+{
+	uint64_t base = region->first_unit, end = base + region->units, last;
+
+	last = gw_bitmap_next_set(map, *first, end);
+	if (last >= end)
+		return 0;
+	*first = last = base + gw_align_down(last - base, grain);
+	while (last < end) {
+		uint64_t next = GW_MIN(last + grain, end);
+
+		if (gw_bitmap_next_set(map, last, next) == next)
+			break;
+		last = next;
+	}
+	return last;
+}
+
+/* Closes what was dropped since the last time, and learns what memory it has. */
+static int close_dropped(struct gw_pager *pager, unsigned int index, uint64_t grain,
+			 struct gw_err *err)
 {
 	const struct gw_memory_region *region = region_at(pager, index);
-	uint64_t base = region->first_unit, at = base, end = base + region->units;
+	uint64_t first = region->first_unit, last;
 
-	gw_bitmap_for_each_run(&pager->missing, at, end, from, to) {
-		gw_bitmap_for_each_run(&pager->populated, from, to, first, last) {
-			int r = empty(region, first - base, last - first);
+	for (; (last = next_piece(region, &pager->busy, grain, &first)); first = last) {
+		int r = unmap(pager, region, first, last);
 
-			if (r)
-				return gw_err_errno(err, r, "region '%s': dropping pages",
-						    region->name);
-			gw_bitmap_clear_range(&pager->populated, first, last - first);
-		}
+		if (r)
+			return gw_err_errno(err, r, "region '%s': dropping pages",
+					    region->name);
+		gw_bitmap_clear_range(&pager->busy, first, last - first);
 	}
+	gw_memory_find_more(region, &pager->populated);
 	return 0;
 }
 
@@ -297,30 +421,21 @@ static int register_pieces(struct gw_pager *pager, unsigned int index, uint64_t 
 			   bool apply, struct gw_err *err)
 {
 	const struct gw_memory_region *region = region_at(pager, index);
-	uint64_t base = region->first_unit, end = base + region->units, at = base;
+	uint64_t base = region->first_unit, first = base, last;
 	int pieces = 0;
 
-	while ((at = gw_bitmap_next_set(&pager->missing, at, end)) < end) {
-		uint64_t first = base + gw_align_down(at - base, grain), last = first;
-
-		while (last < end && gw_bitmap_next_set(&pager->missing, last,
-							GW_MIN(last + grain, end)) <
-					     GW_MIN(last + grain, end))
-			last += grain;
-		last = GW_MIN(last, end);
+	for (; (last = next_piece(region, &pager->missing, grain, &first));
+	     first = last) {
 		pieces++;
-		at = last;
-		if (!apply)
-			continue;
-		if (gw_fault_register(&pager->uffd,
-				      region->address + ((first - base) << GW_UNIT_SHIFT),
+		if (apply &&
+		    gw_fault_register(&pager->uffd, address_of(region, first - base),
 				      (last - first) << GW_UNIT_SHIFT, err))
 			return err ? err->code : -EIO;
 	}
 	return pieces;
 }
 
-/* Bytes that are missing in all regions on the file system @dev. */
+/* Bytes that are missing, and have no memory, in all regions on the file system @dev. */
 static uint64_t missing_on(struct gw_pager *pager, dev_t dev)
 {
 	uint64_t units = 0;
@@ -329,9 +444,14 @@ static uint64_t missing_on(struct gw_pager *pager, dev_t dev)
 	for (unsigned int i = 0; i < pager->config.memory->n_regions; i++) {
 		const struct gw_memory_region *region = region_at(pager, i);
 
-		if (!fstat(region->fd, &st) && st.st_dev == dev)
-			units += gw_bitmap_count_range(&pager->missing,
-						       region->first_unit, region->units);
+		uint64_t at = region->first_unit, end = at + region->units;
+
+		if (fstat(region->fd, &st) || st.st_dev != dev)
+			continue;
+		gw_bitmap_for_each_run(&pager->missing, at, end, first, last)
+			units += last - first -
+				 gw_bitmap_count_range(&pager->populated, first,
+						       last - first);
 	}
 	return units << GW_UNIT_SHIFT;
 }
@@ -377,16 +497,16 @@ static int arm_region(struct gw_pager *pager, unsigned int index, struct gw_err 
 	if (r < 0)
 		return gw_err_prefix(err, "region '%s'", region_at(pager, index)->name);
 	/* In this order: a page that somebody touches in between goes as well. */
-	return empty_dropped(pager, index, err);
+	return close_dropped(pager, index, grain, err);
 }
 
 int gw_pager_arm(struct gw_pager *pager, uint64_t data_units, struct gw_err *err)
 {
-	int r = check_room(pager, data_units, err);
+	int r = 0;
 
 	for (unsigned int i = 0; i < pager->config.memory->n_regions && !r; i++)
 		r = arm_region(pager, i, err);
-	return r;
+	return r ? r : check_room(pager, data_units, err);
 }
 
 static void *fault_main(void *arg);
@@ -435,123 +555,226 @@ static void count_down(struct gw_pager *pager, uint64_t taken)
 		pager->config.complete(pager->config.opaque);
 }
 
-static uint64_t address_of(const struct gw_memory_region *region, uint64_t unit)
-{
-	return region->address + (unit << GW_UNIT_SHIFT);
-}
-
-/* @data NULL: zeroes. */
-static int install_once(struct gw_pager *pager, const struct gw_memory_region *region,
-			uint64_t unit, uint64_t count, const uint8_t *data)
-{
-	uint64_t address = address_of(region, unit), size = count << GW_UNIT_SHIFT;
-
-	return data ? gw_fault_copy(&pager->uffd, address, data, size)
-		    : gw_fault_zero(&pager->uffd, address, size);
-}
+typedef int (*show_fn)(const struct gw_uffd *uffd, uint64_t address, uint64_t size);
 
 /*
  * One call may not cross from one of the VMM's mappings into the next; where a
  * region lies in several, page by page never does.
  */
-static int install_pages(struct gw_pager *pager, const struct gw_memory_region *region,
-			 uint64_t unit, uint64_t count, const uint8_t *data)
+static int show(struct gw_pager *pager, const struct gw_memory_region *region,
+		uint64_t first, uint64_t last, show_fn fn)
 {
-	uint64_t step = gw_memory_page_units(region);
-	int r = install_once(pager, region, unit, count, data);
+	uint64_t address = address_of(region, first - region->first_unit);
+	uint64_t size = (last - first) << GW_UNIT_SHIFT, step = region->page_size;
+	int r = fn(&pager->uffd, address, size);
 
-	if (r != -ENOENT || count == step)
+	if (r != -ENOENT || size == step)
 		return r;
-	for (uint64_t i = 0; i < count; i += step) {
-		r = install_once(pager, region, unit + i, step,
-				 data ? data + (i << GW_UNIT_SHIFT) : NULL);
+	for (uint64_t at = 0; at < size; at += step) {
+		r = fn(&pager->uffd, address + at, step);
 		if (r < 0)
 			return r;
 	}
 	return 0;
 }
 
-/* After pages were installed: they are the guest's own now. */
-static void settle(struct gw_pager *pager, uint64_t first, uint64_t last)
+/* Pages were shown: those that were asked for have an end to their wait. */
+static void stop_clocks(struct gw_pager *pager, uint64_t first, uint64_t last)
 {
-	gw_bitmap_set_range(&pager->populated, first, last - first);
 	gw_bitmap_for_each_run(&pager->requested, first, last, from, to)
 		for (uint64_t i = from; i < to; i++)
 			time_taken(pager, i);
-	count_down(pager, gw_bitmap_take_range(&pager->missing, first, last - first));
+}
+
+/*
+ * Makes pages busy from the first of [*@first, @last) on that is missing and
+ * nobody else's: the units from *@first on, 0 when there are none.
+ */
+static uint64_t claim(struct gw_pager *pager, const struct gw_memory_region *region,
+		      uint64_t *first, uint64_t last)
+{
+	uint64_t step = gw_memory_page_units(region), at = *first, n = 0;
+
+	if (step == 1)
+		return gw_bitmap_claim_run(&pager->busy, &pager->missing, first, last);
+	/* A huge page is somebody's as a whole: its first unit stands for it. */
+	for (; at < last; at += step) {
+		bool ours = gw_bitmap_test(&pager->missing, at) &&
+			    !gw_bitmap_test_and_set(&pager->busy, at);
+
+		if (!ours && n)
+			break;
+		if (!ours)
+			continue;
+		if (!n)
+			*first = at;
+		n += step;
+	}
+	return n;
+}
+
+/*
+ * Shows what is here already to a thread that waits for it: a page with memory,
+ * or a hole that reads as zero, and then that page alone. The VMM may have given
+ * it memory, or taken it away, behind our back: then it is the other one.
+ */
+static int show_present(struct gw_pager *pager, const struct gw_memory_region *region,
+			uint64_t first, uint64_t last)
+{
+	int r = -EFAULT;
+
+	if (gw_bitmap_test(&pager->populated, first))
+		r = show(pager, region, first, last, gw_fault_continue);
+	last = first + gw_memory_page_units(region);
+	for (int i = 0; r == -EFAULT && i < SHOW_TRIES; i++) {
+		r = show(pager, region, first, last, gw_fault_zero);
+		if (r == GW_INSTALL_PRESENT)
+			r = show(pager, region, first, last, gw_fault_continue);
+	}
+	return GW_MIN(r, 0);
+}
+
+/* As above, each page for itself. */
+static int show_each(struct gw_pager *pager, const struct gw_memory_region *region,
+		     uint64_t first, uint64_t last)
+{
+	uint64_t step = gw_memory_page_units(region);
+	int r = 0;
+
+	for (uint64_t at = first; at < last && !r; at += step)
+		r = show_present(pager, region, at, at + step);
+	return r;
+}
+
+/* Bytes for pages that are ours; @data NULL: zeroes. */
+static int land(struct gw_pager *pager, const struct gw_memory_region *region,
+		uint64_t first, uint64_t last, const uint8_t *data)
+{
+	uint8_t *memory = gw_memory_at(region, first - region->first_unit);
+	size_t size = (last - first) << GW_UNIT_SHIFT;
+	int r = populate(pager, region, first, last - first);
+	uint64_t taken;
+
+	if (r)
+		return r;
+	if (data)
+		memcpy(memory, data, size);
+	else
+		memset(memory, 0, size);
+	/* From here on who waits is served by us or by the fault thread, or both. */
+	taken = gw_bitmap_take_range(&pager->missing, first, last - first);
+	r = show(pager, region, first, last, gw_fault_continue);
+	/* The VMM has discarded some of it since (a balloon, free page reporting). */
+	if (r == -EFAULT)
+		r = show_each(pager, region, first, last);
+	if (r < 0)
+		return r;
+	stop_clocks(pager, first, last);
+	count_down(pager, taken);
+	return 0;
+}
+
+/*
+ * The answer to a request of which @landed units were needed. For the others:
+ * who asked may have come too late to be woken by whoever was faster. One who is
+ * still busy wakes by himself.
+ */
+static int answer_present(struct gw_pager *pager, const struct gw_memory_region *region,
+			  uint64_t first, uint64_t last, uint64_t landed)
+{
+	uint64_t step = gw_memory_page_units(region);
+	int r = 0;
+
+	if (landed == last - first)
+		return 0;
+	for (uint64_t at = first; at < last && !r; at += step)
+		if (!gw_bitmap_test(&pager->missing, at))
+			r = show_present(pager, region, at, at + step);
+	return r;
 }
 
 int gw_pager_install(struct gw_pager *pager, unsigned int index, uint64_t unit,
 		     uint64_t count, const void *data, bool urgent)
 {
 	const struct gw_memory_region *region = region_at(pager, index);
-	uint64_t base = region->first_unit, at = base + unit, end = at + count;
+	uint64_t begin = region->first_unit + unit, end = begin + count, at = begin;
+	uint64_t landed = 0, n;
+	int r = 0;
 
-	if (!__atomic_load_n(&pager->postcopy, __ATOMIC_ACQUIRE))
+	if (!__atomic_load_n(&pager->postcopy, __ATOMIC_ACQUIRE) ||
+	    !whole_pages(region, unit, count))
 		return -EPROTO;
-	gw_bitmap_for_each_run(&pager->missing, at, end, first, last) {
-		const uint8_t *bytes =
-			(const uint8_t *)data + ((first - at) << GW_UNIT_SHIFT);
-		int r = install_pages(pager, region, first - base, last - first, bytes);
-
-		if (r < 0)
-			return r;
-		settle(pager, first, last);
+	while (!r && (n = claim(pager, region, &at, end))) {
+		r = land(pager, region, at, at + n,
+			 (const uint8_t *)data + ((at - begin) << GW_UNIT_SHIFT));
+		at += n;
+		landed += n;
 	}
-	/* Somebody asked; if bulk was faster the page is there, but wake all the same. */
-	return urgent ? gw_fault_wake(&pager->uffd, address_of(region, unit),
-				      count << GW_UNIT_SHIFT)
-		      : 0;
-}
-
-static int install_zero(struct gw_pager *pager, const struct gw_memory_region *region,
-			uint64_t first, uint64_t last)
-{
-	int r = install_pages(pager, region, first - region->first_unit, last - first,
-			      NULL);
-
-	if (r < 0)
+	if (r || !urgent)
 		return r;
-	settle(pager, first, last);
-	return 0;
+	return answer_present(pager, region, begin, end, landed);
 }
 
 /* See "What a unit is": clear `missing` first, then look for requests. */
-static int zero_missing(struct gw_pager *pager, const struct gw_memory_region *region,
-			uint64_t first, uint64_t last)
+static int zero_hole(struct gw_pager *pager, const struct gw_memory_region *region,
+		     uint64_t first, uint64_t last)
 {
 	uint64_t page_units = gw_memory_page_units(region);
+	uint64_t taken = gw_bitmap_take_range(&pager->missing, first, last - first);
 
-	count_down(pager, gw_bitmap_take_range(&pager->missing, first, last - first));
 	gw_bitmap_for_each_run(&pager->requested, first, last, from, to) {
 		uint64_t page = gw_align_down(from, page_units);
-		int r = install_zero(pager, region, page, gw_align_up(to, page_units));
+		int r = show_each(pager, region, page, gw_align_up(to, page_units));
 
 		if (r)
 			return r;
 	}
+	stop_clocks(pager, first, last);
+	count_down(pager, taken);
 	return 0;
+}
+
+/* Zero pages that are ours: those with memory are cleared, holes stay holes. */
+static int land_zero(struct gw_pager *pager, const struct gw_memory_region *region,
+		     uint64_t first, uint64_t last)
+{
+	int r = 0;
+
+	while (first < last && !r) {
+		bool hole = !gw_bitmap_test(&pager->populated, first);
+		uint64_t end =
+			hole ? gw_bitmap_next_set(&pager->populated, first, last)
+			     : gw_bitmap_next_clear(&pager->populated, first, last);
+
+		r = hole ? zero_hole(pager, region, first, end)
+			 : land(pager, region, first, end, NULL);
+		first = end;
+	}
+	return r;
 }
 
 int gw_pager_zero(struct gw_pager *pager, unsigned int index, uint64_t unit,
 		  uint64_t count, bool urgent)
 {
 	const struct gw_memory_region *region = region_at(pager, index);
-	uint64_t at = region->first_unit + unit, end = at + count;
+	uint64_t begin = region->first_unit + unit, end = begin + count, at = begin;
+	uint64_t landed = 0, n;
+	int r = 0;
 
 	if (!__atomic_load_n(&pager->postcopy, __ATOMIC_ACQUIRE)) {
 		zero_in_place(pager, region, unit, count);
 		return 0;
 	}
-	if (urgent)
-		return install_zero(pager, region, at, end);
-	gw_bitmap_for_each_run(&pager->missing, at, end, first, last) {
-		int r = zero_missing(pager, region, first, last);
-
-		if (r)
-			return r;
+	if (!whole_pages(region, unit, count))
+		return -EPROTO;
+	while (!r && (n = claim(pager, region, &at, end))) {
+		r = land_zero(pager, region, at, at + n);
+		at += n;
+		landed += n;
 	}
-	return 0;
+	if (r || !urgent)
+		return r;
+	return answer_present(pager, region, begin, end, landed);
 }
 
 /* ---- the fault thread ---- */
@@ -581,13 +804,28 @@ static int request(struct gw_pager *pager, unsigned int index, uint64_t unit)
 	return gw_chan_send(pager->urgent, buf, sizeof(buf));
 }
 
+/*
+ * The fault is on a page that is here. Its neighbours that are here too are
+ * mapped along with it, as far as the extent goes: one fault instead of many.
+ */
+static int show_around(struct gw_pager *pager, const struct gw_memory_region *region,
+		       uint64_t global)
+{
+	uint64_t end = GW_MIN(gw_align_down(global, GW_EXTENT_UNITS) + GW_EXTENT_UNITS,
+			      region->first_unit + region->units);
+	uint64_t last = gw_bitmap_next_set(&pager->missing, global, end);
+
+	last = gw_bitmap_next_clear(&pager->populated, global, last);
+	last = GW_MAX(last, global + gw_memory_page_units(region));
+	return show_present(pager, region, global, last);
+}
+
 static int serve(struct gw_pager *pager, const struct gw_fault *fault)
 {
 	unsigned int index;
 	const struct gw_memory_region *region =
 		find_region(pager, fault->address, &index);
 	uint64_t unit, global;
-	int r;
 
 	/* The VMM mapped something else there: not ours to serve, the kernel will. */
 	if (!region)
@@ -595,12 +833,8 @@ static int serve(struct gw_pager *pager, const struct gw_fault *fault)
 	unit = gw_align_down((fault->address - region->address) >> GW_UNIT_SHIFT,
 			     gw_memory_page_units(region));
 	global = region->first_unit + unit;
-	if (!gw_bitmap_test(&pager->missing, global)) {
-		/* Here meanwhile (then this wakes), or a hole of the guest's own. */
-		r = gw_fault_zero(&pager->uffd, address_of(region, unit),
-				  region->page_size);
-		return r < 0 ? r : 0;
-	}
+	if (!gw_bitmap_test(&pager->missing, global))
+		return show_around(pager, region, global);
 	if (gw_bitmap_test_and_set(&pager->requested, global))
 		return 0;
 	take_time(pager, global);
@@ -627,6 +861,7 @@ static void *fault_main(void *arg)
 	struct gw_err err = {0};
 	int r = 0;
 
+	gw_priority_raise();
 	while (!r) {
 		if (poll(fds, GW_ARRAY_SIZE(fds), -1) < 0 && errno != EINTR)
 			r = -errno;
@@ -649,15 +884,9 @@ uint64_t gw_pager_missing(struct gw_pager *pager)
 
 void gw_pager_progress(struct gw_pager *pager, struct gw_progress *ret)
 {
+	*ret = (struct gw_progress){.missing_units = gw_pager_missing(pager)};
 	pthread_mutex_lock(&pager->hist_lock);
-	*ret = (struct gw_progress){
-		.missing_units = gw_pager_missing(pager),
-		.faults = pager->hist.count,
-		.p50_ns = gw_hist_quantile(&pager->hist, 0.50),
-		.p99_ns = gw_hist_quantile(&pager->hist, 0.99),
-		.max_ns = pager->hist.max,
-		.mean_ns = gw_hist_mean(&pager->hist),
-	};
+	gw_hist_add(&ret->faults, &pager->hist);
 	pthread_mutex_unlock(&pager->hist_lock);
 }
 

@@ -196,7 +196,7 @@ static int open_channel(struct godwit_source *source, enum gw_chan_kind kind,
 	struct gw_chan *chan;
 	int r;
 
-	if (engine->options.lz4)
+	if (engine->options.compress)
 		required |= GW_FEATURE_LZ4;
 	if (gw_mode_may_postcopy(engine->options.mode))
 		required |= GW_FEATURE_POSTCOPY;
@@ -238,7 +238,7 @@ static int agree_on_setup(struct godwit_source *source, unsigned int channels,
 	if (!setup)
 		return gw_err_set(err, -ENOMEM, "out of memory");
 	setup->mode = (uint8_t)engine->options.mode;
-	setup->compress = engine->options.lz4;
+	setup->compress = engine->options.compress != GW_COMPRESS_NONE;
 	setup->channels = (uint16_t)channels;
 	setup->n_regions = (uint16_t)engine->memory.n_regions;
 	for (unsigned int i = 0; i < engine->memory.n_regions; i++) {
@@ -303,7 +303,7 @@ static int start_threads(struct godwit_source *source, struct gw_err *err)
 		.memory = &engine->memory,
 		.chans = engine->bulk,
 		.n_chans = engine->n_bulk,
-		.lz4 = engine->options.lz4,
+		.compress = engine->options.compress,
 		.limiter = &source->limiter,
 		.counters = &engine->counters,
 		.failed = gw_engine_failed,
@@ -496,6 +496,24 @@ static int run_round(struct godwit_source *source, bool may_switch, struct gw_er
 	return r;
 }
 
+/*
+ * The bandwidth limit in bytes of guest memory. It counts what goes over the
+ * wire, so compressed it lets more through.
+ */
+static uint64_t allowed_rate(struct godwit_source *source)
+{
+	struct gw_page_counters *counters = &source->engine.counters;
+	uint64_t data = data_bytes(source);
+	uint64_t lz4 = __atomic_load_n(&counters->lz4_units, __ATOMIC_RELAXED);
+	uint64_t wire = __atomic_load_n(&counters->lz4_bytes, __ATOMIC_RELAXED);
+	uint64_t rate = gw_limiter_rate(&source->limiter);
+
+	if (!lz4)
+		return rate;
+	wire += data - (lz4 << GW_UNIT_SHIFT);
+	return (uint64_t)((double)rate * (double)data / (double)GW_MAX(wire, 1ULL));
+}
+
 static struct gw_converge_limits limits_of(struct godwit_source *source)
 {
 	const struct godwit_options *options = &source->engine.options;
@@ -507,7 +525,7 @@ static struct gw_converge_limits limits_of(struct godwit_source *source)
 		.max_rounds = options->max_rounds ? options->max_rounds
 			      : hybrid		  ? ROUNDS_HYBRID
 						  : ROUNDS_PRECOPY,
-		.bandwidth = gw_limiter_rate(&source->limiter),
+		.bandwidth = allowed_rate(source),
 		.may_postcopy = hybrid,
 	};
 }
@@ -855,14 +873,7 @@ static int take_progress(struct godwit_source *source, struct gw_err *err)
 			       &progress))
 		return gw_err_set(err, -EPROTO, "malformed %s from the destination",
 				  gw_message_name(engine->message.type));
-	GW_STATS(engine, {
-		stats->remaining_bytes = progress.missing_units << GW_UNIT_SHIFT;
-		stats->faults = progress.faults;
-		stats->fault_p50_ns = progress.p50_ns;
-		stats->fault_p99_ns = progress.p99_ns;
-		stats->fault_max_ns = progress.max_ns;
-		stats->fault_mean_ns = progress.mean_ns;
-	});
+	gw_engine_publish_progress(engine, &progress);
 	return 0;
 }
 
@@ -1115,4 +1126,10 @@ void godwit_source_stats(godwit_source *source, struct godwit_stats *ret, size_t
 	gw_engine_stats(&source->engine, &now);
 	now.bandwidth = gw_limiter_rate(&source->limiter);
 	gw_stats_copy(&now, ret, size);
+}
+
+size_t godwit_source_histogram(godwit_source *source, enum godwit_histogram which,
+			       struct godwit_bucket *ret, size_t max)
+{
+	return gw_engine_histogram(&source->engine, which, ret, max);
 }

@@ -88,48 +88,55 @@ int gw_memory_put_at(struct gw_memory *memory, unsigned int index, const char *n
 	return -ENOENT;
 }
 
-/* The next data at or after @at, its end in *@ret_end; false: none before @end. */
-static bool next_data(int fd, uint64_t at, uint64_t end, uint64_t *ret_start,
+/* The next units with data, from @unit on; false: there are none. */
+static bool next_data(const struct gw_memory_region *region, uint64_t unit,
+		      const struct gw_bitmap *known, uint64_t *ret_start,
 		      uint64_t *ret_end)
 {
-	off_t start = lseek(fd, (off_t)at, SEEK_DATA), stop;
+	uint64_t end = region->offset + (region->units << GW_UNIT_SHIFT);
+	off_t at = (off_t)(region->offset + (unit << GW_UNIT_SHIFT));
+	off_t start = lseek(region->fd, at, SEEK_DATA), stop;
 
 	if (start < 0 && errno == ENXIO)
 		return false;
 	if (start < 0) { /* the file system cannot tell */
-		*ret_start = at;
-		*ret_end = end;
-		return at < end;
+		*ret_start = unit;
+		*ret_end = region->units;
+		return true;
 	}
 	if ((uint64_t)start >= end)
 		return false;
-	stop = lseek(fd, start, SEEK_HOLE);
-	*ret_start = (uint64_t)start;
-	*ret_end = stop < 0 ? end : GW_MIN((uint64_t)stop, end);
+	*ret_start = *ret_end = ((uint64_t)start - region->offset) >> GW_UNIT_SHIFT;
+	if (gw_bitmap_test(known, region->first_unit + *ret_start))
+		return true;
+	stop = lseek(region->fd, start, SEEK_HOLE);
+	if (stop < 0 || (uint64_t)stop > end)
+		stop = (off_t)end;
+	*ret_end = ((uint64_t)stop - region->offset + GW_UNIT_SIZE - 1) >> GW_UNIT_SHIFT;
 	return true;
 }
 
-static void find_backed(const struct gw_memory_region *region, struct gw_bitmap *backed)
+/*
+ * SEEK_HOLE walks through the data it passes, so it is asked where unknown data
+ * begins and nowhere else: each page is passed once.
+ */
+void gw_memory_find_more(const struct gw_memory_region *region, struct gw_bitmap *backed)
 {
-	uint64_t at = region->offset;
-	uint64_t end = region->offset + (region->units << GW_UNIT_SHIFT);
+	uint64_t base = region->first_unit, end = base + region->units;
+	uint64_t at = gw_bitmap_next_clear(backed, base, end);
 	uint64_t start, stop;
 
-	gw_bitmap_clear_range(backed, region->first_unit, region->units);
-	while (at < end && next_data(region->fd, at, end, &start, &stop)) {
-		uint64_t first = (start - region->offset) >> GW_UNIT_SHIFT;
-		uint64_t last =
-			(stop - region->offset + GW_UNIT_SIZE - 1) >> GW_UNIT_SHIFT;
-
-		gw_bitmap_set_range(backed, region->first_unit + first, last - first);
-		at = stop;
+	while (at < end && next_data(region, at - base, backed, &start, &stop)) {
+		gw_bitmap_set_range(backed, base + start, stop - start);
+		at = gw_bitmap_next_clear(backed, base + stop, end);
 	}
 }
 
 void gw_memory_find_backed(const struct gw_memory *memory, struct gw_bitmap *backed)
 {
+	gw_bitmap_clear_all(backed);
 	for (unsigned int i = 0; i < memory->n_regions; i++)
-		find_backed(&memory->regions[i], backed);
+		gw_memory_find_more(&memory->regions[i], backed);
 }
 
 bool gw_memory_is_backed(const struct gw_memory_region *region, uint64_t unit)

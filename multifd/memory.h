@@ -61,6 +61,11 @@ static inline uint64_t gw_memory_page_units(const struct gw_memory_region *regio
  * cleared. Where the file system cannot tell, everything counts as backed.
  */
 void gw_memory_find_backed(const struct gw_memory *memory, struct gw_bitmap *backed);
+/*
+ * The same of one region, but bits that are set stay set: it costs no more than
+ * what has no bit yet.
+ */
+void gw_memory_find_more(const struct gw_memory_region *region, struct gw_bitmap *backed);
 /* Whether one unit is backed, now: a question to the file system. */
 bool gw_memory_is_backed(const struct gw_memory_region *region, uint64_t unit);
 

@@ -7,6 +7,8 @@
 
 #include <sys/uio.h>
 
+#include "multifd/adapt.h"
+#include "multifd/limiter.h"
 #include "multifd/memory.h"
 #include "transport/chan.h"
 #include "wire/frame.h"
@@ -15,6 +17,8 @@
 struct gw_page_counters {
 	uint64_t data_units;
 	uint64_t zero_units;
+	uint64_t lz4_units; /* of the data units, those that went compressed */
+	uint64_t lz4_bytes; /* what they were on the wire, headers included */
 };
 
 /* One sender's tools; used by one thread. */
@@ -22,15 +26,24 @@ struct gw_packer {
 	const struct gw_memory *memory;
 	struct gw_chan *chan;
 	struct gw_page_counters *counters;
-	bool lz4;
-	uint8_t *gathered;   /* GW_FRAME_LZ4_MAX bytes; with lz4 alone */
-	uint8_t *compressed; /* as large: what does not fit goes raw; with lz4 alone */
+	struct gw_limiter *limiter; /* NULL: nothing waits */
+	enum gw_compress compress;
+	struct gw_adapt adapt; /* with GW_COMPRESS_AUTO */
+	uint64_t limited_ns;   /* the last frame waited so long for the limiter */
+	uint64_t peer_ns;      /* struct gw_chan_backlog's, when it was last asked for */
+	uint8_t *gathered;     /* GW_FRAME_LZ4_MAX bytes; NULL without compression */
+	uint8_t *compressed;   /* as large: what does not fit goes raw; or NULL */
 	struct iovec iov[GW_EXTENT_UNITS + 1];
 };
 
+/* All pointers are borrowed; @limiter (may be NULL) counts bytes on the wire. */
 int gw_packer_init(struct gw_packer *packer, const struct gw_memory *memory,
-		   struct gw_chan *chan, struct gw_page_counters *counters, bool lz4);
+		   struct gw_chan *chan, struct gw_page_counters *counters,
+		   struct gw_limiter *limiter, enum gw_compress compress);
 void gw_packer_deinit(struct gw_packer *packer);
+
+/* Sending begins after a pause: what was learnt of the link's speed needs to know. */
+void gw_packer_begin(struct gw_packer *packer);
 
 /*
  * Sends the units of the extent that starts at @unit of @region: those in

@@ -23,6 +23,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/priority.h"
+
 /* Pages that are received before they are installed: fits a second-level cache. */
 #define BUFFER_UNITS 64U
 
@@ -31,6 +33,7 @@ struct gw_receiver {
 	pthread_t thread;
 	uint8_t *buffer; /* buffer_units */
 	unsigned int buffer_units;
+	bool background;     /* this thread has stepped back behind the guest's */
 	uint8_t *compressed; /* GW_FRAME_LZ4_MAX; with lz4 alone */
 	char what[160];	     /* of the last failure */
 	struct iovec iov[GW_EXTENT_UNITS];
@@ -129,6 +132,10 @@ static int receive_compressed(struct gw_receiver *rx, const struct gw_frame *fra
 
 	if (r)
 		return r;
+	__atomic_fetch_add(&rx->config.counters->lz4_units, gw_mask_count(frame->data),
+			   __ATOMIC_RELAXED);
+	__atomic_fetch_add(&rx->config.counters->lz4_bytes, GW_FRAME_LEN + frame->payload,
+			   __ATOMIC_RELAXED);
 	if (LZ4_decompress_safe((const char *)rx->compressed, (char *)rx->buffer,
 				(int)frame->payload, raw) != raw)
 		return explain(rx, -EPROTO, "decompressing pages");
@@ -140,6 +147,11 @@ static int receive_buffered(struct gw_receiver *rx, const struct gw_frame *frame
 	uint64_t piece[GW_MASK_WORDS];
 	unsigned int first = 0, n;
 
+	/* Post-copy: the guest runs on this host, and goes first. */
+	if (!rx->background && !rx->config.urgent) {
+		gw_priority_lower();
+		rx->background = true;
+	}
 	while ((n = cut_piece(frame->data, &first, rx->buffer_units, piece))) {
 		int r = recv_all(rx, rx->buffer, n * GW_UNIT_SIZE);
 
@@ -268,6 +280,8 @@ static void *receiver_main(void *arg)
 	struct gw_err err = {0};
 	int r;
 
+	if (rx->config.urgent)
+		gw_priority_raise();
 	do
 		r = receive_frame(rx);
 	while (!r);

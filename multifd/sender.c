@@ -21,6 +21,8 @@
 #include <assert.h>
 #include <string.h>
 
+#include "base/priority.h"
+
 /* From a barrier's last byte to the worker's next wait: no time at all. */
 #define IDLE_SECONDS 5
 
@@ -93,7 +95,7 @@ static int send_extent(struct worker *worker, uint64_t first)
 	uint64_t data[GW_MASK_WORDS] = {0}, zero[GW_MASK_WORDS] = {0};
 	unsigned int count =
 		(unsigned int)GW_MIN((uint64_t)GW_EXTENT_UNITS, region_end - first);
-	uint64_t bytes, taken;
+	uint64_t taken;
 
 	/* Bits past a region's end are never set, so whole words may be taken. */
 	taken = gw_bitmap_take(round->todo, first, GW_EXTENT_UNITS, data);
@@ -112,8 +114,6 @@ static int send_extent(struct worker *worker, uint64_t first)
 		zero[i] = data[i] & ~backed;
 		data[i] &= backed;
 	}
-	bytes = gw_mask_count(data) * GW_UNIT_SIZE;
-	gw_limiter_take(sender->config.limiter, bytes + GW_FRAME_LEN);
 	return gw_packer_send(&worker->packer, r, first - region->first_unit, data, zero);
 }
 
@@ -123,6 +123,10 @@ static int run_round(struct worker *worker)
 	uint64_t first;
 	int r = 0;
 
+	/* Post-copy: who asks for a page goes first. It is the last round. */
+	if (sender->round.hot)
+		gw_priority_lower();
+	gw_packer_begin(&worker->packer);
 	while (!r && claim(sender, &first))
 		r = send_extent(worker, first);
 	if (!r)
@@ -189,7 +193,7 @@ static int start_worker(struct gw_sender *sender, unsigned int index)
 	worker->sender = sender;
 	worker->index = index;
 	r = gw_packer_init(&worker->packer, config->memory, config->chans[index],
-			   config->counters, config->lz4);
+			   config->counters, config->limiter, config->compress);
 	if (r)
 		return r;
 	sender->n_workers++;

@@ -14,7 +14,7 @@ struct gw_sender_config {
 	const struct gw_memory *memory;
 	struct gw_chan *const *chans; /* borrowed */
 	unsigned int n_chans;
-	bool lz4;
+	enum gw_compress compress;
 	struct gw_limiter *limiter;
 	struct gw_page_counters *counters;
 	/* Called by a worker, once each, when its channel fails. */

@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "base/priority.h"
+
 struct gw_urgent {
 	struct gw_urgent_config config;
 	struct gw_packer packer;
@@ -58,6 +60,7 @@ static void *urgent_main(void *arg)
 	struct gw_request request;
 	int r;
 
+	gw_priority_raise();
 	for (;;) {
 		r = gw_chan_recv(urgent->config.chan, buf, sizeof(buf));
 		if (r == GW_CHAN_EOF) {
@@ -90,9 +93,9 @@ int gw_urgent_start(const struct gw_urgent_config *config, struct gw_err *err,
 	if (!urgent)
 		return gw_err_set(err, -ENOMEM, "out of memory for the urgent channel");
 	urgent->config = *config;
-	/* Never compressed: a page alone gains nothing and the guest waits. */
+	/* No limit, no compression: a page alone gains nothing and the guest waits. */
 	r = gw_packer_init(&urgent->packer, config->memory, config->chan,
-			   config->counters, false);
+			   config->counters, NULL, GW_COMPRESS_NONE);
 	if (!r)
 		r = -pthread_create(&urgent->thread, NULL, urgent_main, urgent);
 	if (r) {

@@ -90,8 +90,9 @@ def parse_arguments():
                         help="parallel channels, 1 to 64 or auto (auto)")
     parser.add_argument("--memory", default="1G", metavar="SIZE",
                         help="memory of the guest (1G)")
-    parser.add_argument("--compress", default="none", choices=("lz4", "none"),
-                        help="compress pages (none)")
+    parser.add_argument("--compress", default="auto",
+                        choices=("auto", "lz4", "none"),
+                        help="compress pages (auto: where that is faster)")
     parser.add_argument("--rate", default="50M", metavar="RATE",
                         help="what the guest rewrites each second: 50M, 0, max (50M)")
     parser.add_argument("--qemu", default="system", choices=("system", "backports"),
@@ -141,7 +142,7 @@ def move_guest(screen, arguments, workspace, network, source, destination):
     receiver = godwit.receive(workspace, destination, listen,
                               netns=network and network.b)
     words = ["--mode", arguments.mode, "--channels", arguments.channels]
-    if arguments.compress != "none":
+    if arguments.compress != "auto":
         words += ["--compress", arguments.compress]
     screen.command("source", ["godwit", "send", "--qmp", source.qmp_path.name, "--to",
                               receiver.listens_at, *words])

@@ -114,6 +114,15 @@ struct gw_listener *gw_listener_free(struct gw_listener *listener);
  */
 uint64_t gw_chan_link_speed(const struct gw_chan *chan);
 
+/* Of what has been sent. */
+struct gw_chan_backlog {
+	uint64_t unsent;  /* bytes that have not been on the network for the first time */
+	uint64_t peer_ns; /* how long in all the peer had no room for more */
+};
+
+/* False where nobody knows: no TCP. The peer's time may be late by a tick. */
+bool gw_chan_backlog(const struct gw_chan *chan, struct gw_chan_backlog *ret);
+
 /* ---- in memory, for tests ---- */
 
 /* Two ends of a pipe of @capacity bytes each way. */

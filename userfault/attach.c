@@ -56,6 +56,8 @@ static const struct {
 	{UFFD_FEATURE_WP_ASYNC, "asynchronous write-protection"},
 	{UFFD_FEATURE_MISSING_SHMEM, "missing pages of shared memory"},
 	{UFFD_FEATURE_MISSING_HUGETLBFS, "missing pages of hugetlbfs"},
+	{UFFD_FEATURE_MINOR_SHMEM, "minor faults of shared memory"},
+	{UFFD_FEATURE_MINOR_HUGETLBFS, "minor faults of hugetlbfs"},
 };
 
 static const struct {
@@ -66,8 +68,10 @@ static const struct {
 				   UFFD_FEATURE_WP_HUGETLBFS_SHMEM |
 				   UFFD_FEATURE_WP_UNPOPULATED | UFFD_FEATURE_WP_ASYNC,
 			   "tracking the writes of a running guest", "6.7"},
-	[GW_UFFD_FAULTS] = {UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MISSING_HUGETLBFS,
-			    "serving missing pages (post-copy)", "4.11"},
+	[GW_UFFD_FAULTS] = {UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MISSING_HUGETLBFS |
+				    UFFD_FEATURE_MINOR_SHMEM |
+				    UFFD_FEATURE_MINOR_HUGETLBFS,
+			    "serving missing pages (post-copy)", "5.14"},
 };
 
 /* A userfaultfd of our own process, or negative errno. */

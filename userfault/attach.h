@@ -13,7 +13,7 @@
 /* Bits of a userfaultfd's API that callers ask for; missing ones are named in the error. */
 enum gw_uffd_need {
 	GW_UFFD_TRACK,	/* asynchronous write-protection and PAGEMAP_SCAN: Linux 6.7 */
-	GW_UFFD_FAULTS, /* MISSING on shmem and hugetlbfs: Linux 4.11 */
+	GW_UFFD_FAULTS, /* MISSING and MINOR on shmem and hugetlbfs: Linux 5.14 */
 };
 
 struct gw_uffd {

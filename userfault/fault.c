@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The fault server's hands: MISSING ranges, events, atomic installation.
+ * The fault server's hands: registration, events, atomic installation.
  *
- * Each installer is one loop over UFFDIO_COPY or UFFDIO_ZEROPAGE. The kernel
+ * Each installer is one loop over UFFDIO_COPY, UFFDIO_CONTINUE or UFFDIO_ZEROPAGE. The kernel
  * stops such a call at the first page it cannot install, reports how far it
  * came, and says why only when it is asked again from there. Pages it installs
  * it wakes; whoever waits for one that was there already is woken at the end.
@@ -23,7 +23,9 @@
 int gw_fault_register(const struct gw_uffd *uffd, uint64_t address, uint64_t size,
 		      struct gw_err *err)
 {
-	return gw_uffd_register(uffd, address, size, UFFDIO_REGISTER_MODE_MISSING, err);
+	return gw_uffd_register(uffd, address, size,
+				UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR,
+				err);
 }
 
 int gw_fault_unregister(const struct gw_uffd *uffd, uint64_t address, uint64_t size)
@@ -97,6 +99,16 @@ static int64_t zero_some(const struct gw_uffd *uffd, uint64_t address, uint64_t 
 	return zero.zeropage ? zero.zeropage : -errno;
 }
 
+static int64_t continue_some(const struct gw_uffd *uffd, uint64_t address,
+			     uint64_t source, uint64_t size)
+{
+	struct uffdio_continue cont = {.range = {.start = address, .len = size}};
+
+	if (!ioctl(uffd->fd, UFFDIO_CONTINUE, &cont))
+		return (int64_t)size;
+	return cont.mapped ? cont.mapped : -errno;
+}
+
 typedef int64_t (*some_fn)(const struct gw_uffd *uffd, uint64_t address, uint64_t source,
 			   uint64_t size);
 
@@ -154,6 +166,11 @@ int gw_fault_copy(const struct gw_uffd *uffd, uint64_t address, const void *sour
 		  uint64_t size)
 {
 	return install(uffd, copy_some, address, (uint64_t)(uintptr_t)source, size);
+}
+
+int gw_fault_continue(const struct gw_uffd *uffd, uint64_t address, uint64_t size)
+{
+	return install(uffd, continue_some, address, 0, size);
 }
 
 /* For hugetlbfs, which has no zero page: a copy of memory nobody ever wrote. */

@@ -1,8 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The fault server's hands: registers MISSING ranges, reads fault events in
- * batches, installs pages atomically and wakes who waits. It keeps no record
- * of pages: who is missing what is migrate/'s to know.
+ * The fault server's hands: registers ranges, reads fault events in batches,
+ * installs pages atomically and wakes who waits. It keeps no record of pages:
+ * who is missing what is migrate/'s to know.
+ *
+ * A registered range is closed: whatever the process has not mapped raises an
+ * event, also a page that the file behind it has (a MINOR fault). So bytes may
+ * be written into the file through another mapping, seen by nobody, and shown
+ * when they are whole: gw_fault_continue().
  */
 #pragma once
 
@@ -15,7 +20,7 @@ struct gw_fault {
 	uint64_t address; /* of the page, aligned to 4096 */
 };
 
-/* Registers MISSING on [@address, +@size) of @uffd's process. */
+/* Registers MISSING and MINOR on [@address, +@size) of @uffd's process. */
 int gw_fault_register(const struct gw_uffd *uffd, uint64_t address, uint64_t size,
 		      struct gw_err *err);
 /* Lifts it; threads that wait in the range go on and fault again, unserved. */
@@ -40,7 +45,12 @@ enum gw_install {
  */
 int gw_fault_copy(const struct gw_uffd *uffd, uint64_t address, const void *source,
 		  uint64_t size);
-/* As gw_fault_copy() with zeroes. */
+/*
+ * Maps @size bytes at @address that the file behind them has already, and wakes
+ * their waiters; results as above, and -EFAULT: the file lacks a page.
+ */
+int gw_fault_continue(const struct gw_uffd *uffd, uint64_t address, uint64_t size);
+/* As gw_fault_copy() with zeroes, where the file has nothing. */
 int gw_fault_zero(const struct gw_uffd *uffd, uint64_t address, uint64_t size);
 /* Wakes whoever waits in the range: for pages that are present already. */
 int gw_fault_wake(const struct gw_uffd *uffd, uint64_t address, uint64_t size);

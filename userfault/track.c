@@ -152,12 +152,15 @@ static int find_filled(struct collect *c)
 {
 	const struct watched *w = c->watched;
 	struct gw_bitmap *backed = &c->track->backed;
-	uint64_t unit = gw_bitmap_next_clear(backed, w->first, w->end);
+	uint64_t unit = gw_bitmap_next_clear(backed, w->first, w->end), limit = 0;
 
 	while (unit < w->end) {
-		uint64_t limit = gw_bitmap_next_set(backed, unit, w->end), data, end;
+		uint64_t data, end;
 		int r = seek_unit(w, unit, SEEK_DATA, &data);
 
+		/* The next known data; good for as long as we have not come to it. */
+		if (limit <= unit)
+			limit = gw_bitmap_next_set(backed, unit, w->end);
 		if (r)
 			return r;
 		if (data >= w->end)

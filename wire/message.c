@@ -10,6 +10,9 @@
 #define RUNS_HEADER_LEN 8
 #define RUN_MAX_LEN	20 /* two varints of ten bytes */
 
+#define PROGRESS_HEADER_LEN 26
+#define HIST_STEP_MAX_LEN   7 /* a varint of two bytes and one of five */
+
 static const char *const message_names[] = {
 	[0] = "(none)",
 	[GW_MSG_SETUP] = "SETUP",
@@ -174,30 +177,72 @@ int gw_state_end_decode(const uint8_t *buf, size_t len, struct gw_state_end *ret
 	return 0;
 }
 
+static_assert(PROGRESS_HEADER_LEN + GW_HIST_STEPS * HIST_STEP_MAX_LEN <= GW_MESSAGE_MAX,
+	      "the fullest histogram fits a message");
+
+static uint16_t filled_steps(const struct gw_hist *hist)
+{
+	uint16_t n = 0;
+
+	for (unsigned int i = 0; i < GW_HIST_STEPS; i++)
+		n += hist->steps[i] != 0;
+	return n;
+}
+
+/* Of each step that is not empty the gap before it and the count. */
+static void put_hist(struct gw_writer *w, const struct gw_hist *hist)
+{
+	unsigned int next = 0;
+
+	gw_put_u64(w, hist->sum);
+	gw_put_u64(w, hist->max);
+	gw_put_u16(w, filled_steps(hist));
+	for (unsigned int i = 0; i < GW_HIST_STEPS; i++) {
+		if (!hist->steps[i])
+			continue;
+		gw_put_varint(w, i - next);
+		gw_put_varint(w, hist->steps[i]);
+		next = i + 1;
+	}
+}
+
+static void get_hist(struct gw_reader *r, struct gw_hist *hist)
+{
+	uint64_t next = 0, gap, count;
+	unsigned int n;
+
+	hist->sum = gw_get_u64(r);
+	hist->max = gw_get_u64(r);
+	n = gw_get_u16(r);
+	for (unsigned int i = 0; i < n; i++) {
+		gap = gw_get_varint(r);
+		count = gw_get_varint(r);
+		if (gap >= GW_HIST_STEPS - next || !count || count > UINT32_MAX)
+			r->bad = true;
+		if (r->bad)
+			return;
+		hist->steps[next + gap] = (uint32_t)count;
+		hist->count += count;
+		next += gap + 1;
+	}
+}
+
 size_t gw_progress_encode(const struct gw_progress *progress, uint8_t *buf)
 {
 	struct gw_writer w = gw_writer_of(buf, GW_MESSAGE_MAX);
 
 	gw_put_u64(&w, progress->missing_units);
-	gw_put_u64(&w, progress->faults);
-	gw_put_u64(&w, progress->p50_ns);
-	gw_put_u64(&w, progress->p99_ns);
-	gw_put_u64(&w, progress->max_ns);
-	gw_put_u64(&w, progress->mean_ns);
+	put_hist(&w, &progress->faults);
 	return written(&w);
 }
 
 int gw_progress_decode(const uint8_t *buf, size_t len, struct gw_progress *ret)
 {
 	struct gw_reader r = gw_reader_of(buf, len);
-	struct gw_progress progress;
+	struct gw_progress progress = {0};
 
 	progress.missing_units = gw_get_u64(&r);
-	progress.faults = gw_get_u64(&r);
-	progress.p50_ns = gw_get_u64(&r);
-	progress.p99_ns = gw_get_u64(&r);
-	progress.max_ns = gw_get_u64(&r);
-	progress.mean_ns = gw_get_u64(&r);
+	get_hist(&r, &progress.faults);
 	if (finish(&r))
 		return -EPROTO;
 	*ret = progress;

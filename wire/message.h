@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/hist.h"
+
 #define GW_MESSAGE_HEADER_LEN 8
 #define GW_MESSAGE_MAX	      65536 /* payload bytes */
 
@@ -87,8 +89,7 @@ int gw_state_end_decode(const uint8_t *buf, size_t len, struct gw_state_end *ret
 
 struct gw_progress {
 	uint64_t missing_units;
-	uint64_t faults;
-	uint64_t p50_ns, p99_ns, max_ns, mean_ns;
+	struct gw_hist faults; /* event read to page installed */
 };
 
 size_t gw_progress_encode(const struct gw_progress *progress, uint8_t *buf);

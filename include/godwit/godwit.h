@@ -242,7 +242,28 @@ struct godwit_stats {
 	uint64_t running_at_ns;
 	/* not 0: failed before COMMIT, and setting the guest running again did too */
 	uint64_t resume_failed;
+	/* faults, as fault_p50_ns */
+	uint64_t fault_p90_ns;
+	uint64_t fault_p999_ns;
+	/* of data_pages, those that crossed compressed, and what they were then */
+	uint64_t compressed_pages;
+	uint64_t compressed_bytes;
 };
+
+/* Distributions that a migration measures. */
+enum godwit_histogram {
+	/* what the fault_… statistics sum up: from event read to page installed */
+	GODWIT_HISTOGRAM_FAULT = 1,
+};
+
+/* Buckets are so narrow that @upper_ns is at most 3.2 % above what it counts. */
+struct godwit_bucket {
+	uint64_t upper_ns; /* the longest that falls in it; the next begins above */
+	uint64_t count;	   /* never 0: empty buckets are left out */
+};
+
+/* A histogram has at most so many that are not empty. */
+#define GODWIT_BUCKETS_MAX 1152
 
 /* ---- source ---- */
 
@@ -272,6 +293,14 @@ GODWIT_PUBLIC int godwit_source_set(godwit_source *source, const char *name,
 /* @size: sizeof(struct godwit_stats) as the caller knows it. */
 GODWIT_PUBLIC void godwit_source_stats(godwit_source *source, struct godwit_stats *ret,
 				       size_t size);
+/*
+ * The first @max buckets of a histogram, shortest first, into @ret. Returns how
+ * many there are, which may be more; 0 when there is no such histogram. Brought
+ * up to date together with the statistics, a few times a second.
+ */
+GODWIT_PUBLIC size_t godwit_source_histogram(godwit_source *source,
+					     enum godwit_histogram which,
+					     struct godwit_bucket *ret, size_t max);
 
 /* ---- destination ---- */
 
@@ -301,6 +330,9 @@ GODWIT_PUBLIC int godwit_dest_run(godwit_dest *dest, godwit_error *err);
 GODWIT_PUBLIC int godwit_dest_cancel(godwit_dest *dest);
 GODWIT_PUBLIC void godwit_dest_stats(godwit_dest *dest, struct godwit_stats *ret,
 				     size_t size);
+/* As godwit_source_histogram(). */
+GODWIT_PUBLIC size_t godwit_dest_histogram(godwit_dest *dest, enum godwit_histogram which,
+					   struct godwit_bucket *ret, size_t max);
 
 #ifdef __cplusplus
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Bitmaps against one bool a bit, and taking bits from two threads. */
+/* Bitmaps against one bool a bit, and taking and claiming bits from several threads. */
 #include <criterion/criterion.h>
 #include <pthread.h>
+#include <sched.h>
 #include <string.h>
 
 #include "base/bitmap.h"
@@ -220,9 +221,234 @@ Test(bitmap, two_threads_claim_every_single_bit_once)
 	gw_bitmap_deinit(&map);
 }
 
+/* ---- claiming runs ---- */
+
+/* What gw_bitmap_claim_run() is to return, with the run's start in *@first. */
+static uint64_t model_claim(bool *model, const bool *of, uint64_t *first, uint64_t last)
+{
+	uint64_t at = *first, n = 0;
+
+	while (at < last && (!of[at] || model[at]))
+		at++;
+	*first = at;
+	for (; at < last && of[at] && !model[at]; at++, n++)
+		model[at] = true;
+	return n;
+}
+
+static void random_bits(struct gw_bitmap *map, bool *model, unsigned int ranges)
+{
+	uint64_t first, count;
+
+	gw_bitmap_clear_all(map);
+	memset(model, 0, N_BITS);
+	for (unsigned int i = 0; i < ranges; i++) {
+		random_range(&first, &count);
+		gw_bitmap_set_range(map, first, count);
+		memset(model + first, true, count);
+	}
+}
+
+Test(bitmap, random_claims_match_a_naive_model)
+{
+	static bool model[N_BITS], of_model[N_BITS];
+	struct gw_bitmap map, of;
+	uint64_t first, count, n, at, model_at;
+
+	cr_assert_eq(gw_bitmap_init(&map, N_BITS), 0);
+	cr_assert_eq(gw_bitmap_init(&of, N_BITS), 0);
+	for (int round = 0; round < 2000; round++) {
+		random_bits(&map, model, (unsigned int)next_random(6));
+		random_bits(&of, of_model, (unsigned int)next_random(6));
+		random_range(&first, &count);
+		at = first;
+		do {
+			model_at = at;
+			n = gw_bitmap_claim_run(&map, &of, &at, first + count);
+			cr_assert_eq(n, model_claim(model, of_model, &model_at,
+						    first + count));
+			cr_assert(!n || at == model_at, "%lu, not %lu", at, model_at);
+			at += n;
+		} while (n);
+		for (uint64_t i = 0; i < N_BITS; i++) {
+			cr_assert_eq(gw_bitmap_test(&map, i), model[i], "bit %lu", i);
+			cr_assert_eq(gw_bitmap_test(&of, i), of_model[i], "bit %lu", i);
+		}
+	}
+	gw_bitmap_deinit(&map);
+	gw_bitmap_deinit(&of);
+}
+
+Test(bitmap, a_run_is_claimed_whole_across_words)
+{
+	struct gw_bitmap map, of;
+	uint64_t first;
+
+	cr_assert_eq(gw_bitmap_init(&map, N_BITS), 0);
+	cr_assert_eq(gw_bitmap_init(&of, N_BITS), 0);
+	gw_bitmap_set_range(&of, 60, 200); /* 60 to 259 */
+	gw_bitmap_set_range(&of, N_BITS - 1, 1);
+	first = 0;
+	cr_assert_eq(gw_bitmap_claim_run(&map, &of, &first, N_BITS), 200);
+	cr_assert_eq(first, 60);
+	first = 60;
+	cr_assert_eq(gw_bitmap_claim_run(&map, &of, &first, N_BITS), 1);
+	cr_assert_eq(first, N_BITS - 1);
+	cr_assert_eq(gw_bitmap_count(&map), 201);
+	/* Of what is left nothing is claimed, nor beyond the bounds. */
+	first = 0;
+	cr_assert_eq(gw_bitmap_claim_run(&map, &of, &first, N_BITS), 0);
+	gw_bitmap_clear_all(&map);
+	first = 100;
+	cr_assert_eq(gw_bitmap_claim_run(&map, &of, &first, 192), 92);
+	cr_assert_eq(first, 100);
+	cr_assert_eq(gw_bitmap_count(&map), 92);
+	gw_bitmap_deinit(&map);
+	gw_bitmap_deinit(&of);
+}
+
+/* Claims [@begin, @end) in a bitmap where bit @clash alone is claimed already. */
+static void claim_around(uint64_t begin, uint64_t end, uint64_t clash)
+{
+	struct gw_bitmap map, of;
+	uint64_t first = 0, n;
+
+	cr_assert_eq(gw_bitmap_init(&map, N_BITS), 0);
+	cr_assert_eq(gw_bitmap_init(&of, N_BITS), 0);
+	gw_bitmap_set_range(&of, begin, end - begin);
+	gw_bitmap_set_range(&map, clash, 1);
+	if (clash > begin) {
+		n = gw_bitmap_claim_run(&map, &of, &first, N_BITS);
+		cr_assert_eq(first, begin);
+		cr_assert_eq(n, clash - begin);
+		/* What lies behind the clash is nobody's. */
+		cr_assert_eq(gw_bitmap_count(&map), n + 1);
+		first += n;
+	}
+	n = gw_bitmap_claim_run(&map, &of, &first, N_BITS);
+	cr_assert_eq(n, end - clash - 1);
+	cr_assert(!n || first == clash + 1);
+	cr_assert_eq(gw_bitmap_count(&map), end - begin);
+	cr_assert_eq(gw_bitmap_count_range(&map, begin, end - begin), end - begin);
+	gw_bitmap_deinit(&map);
+	gw_bitmap_deinit(&of);
+}
+
+Test(bitmap, a_claim_stops_before_what_is_claimed_and_goes_on_behind_it)
+{
+	/* within a word, a whole one, up to its end, from its start, over three */
+	static const struct {
+		uint64_t begin, end;
+	} runs[] = {{70, 90}, {64, 128}, {100, 128}, {64, 80}, {50, 200}, {127, 129}};
+
+	for (size_t i = 0; i < GW_ARRAY_SIZE(runs); i++)
+		for (uint64_t clash = runs[i].begin; clash < runs[i].end; clash++)
+			claim_around(runs[i].begin, runs[i].end, clash);
+}
+
+#define CLAIMERS   4
+#define CLAIM_BITS (1U << 17)
+
+struct claimer {
+	struct gw_bitmap *map, *of;
+	pthread_barrier_t *begin;
+	uint8_t *times;	    /* how often each bit was claimed by anybody; atomic */
+	uint64_t piece;	    /* bits that are looked at in one go */
+	uint64_t stride;    /* odd: pieces from one to the next */
+	bool clears;	    /* bits of @of when they are claimed, as a pager does */
+	unsigned int waits; /* other threads get in between: every so many runs */
+};
+
+static void claim_piece(const struct claimer *claimer, uint64_t first)
+{
+	uint64_t last = first + claimer->piece, n, runs = 0;
+
+	while ((n = gw_bitmap_claim_run(claimer->map, claimer->of, &first, last))) {
+		for (uint64_t i = first; i < first + n; i++)
+			__atomic_fetch_add(&claimer->times[i], 1, __ATOMIC_RELAXED);
+		if (claimer->waits && runs++ % claimer->waits == 0)
+			sched_yield();
+		if (claimer->clears)
+			gw_bitmap_clear_range(claimer->of, first, n);
+		first += n;
+	}
+}
+
+static void *claim_pieces(void *arg)
+{
+	const struct claimer *claimer = arg;
+
+	pthread_barrier_wait(claimer->begin);
+	for (uint64_t i = 0; i < CLAIM_BITS / claimer->piece; i++)
+		claim_piece(claimer, i * claimer->piece * claimer->stride % CLAIM_BITS);
+	return NULL;
+}
+
+/* All claim all bits, in pieces of different sizes: each bit goes to one, once. */
+static void claim_together(bool clears)
+{
+	/* Forward, forward, all over the place, backward. */
+	static const uint64_t pieces[CLAIMERS] = {512, 64, 1, 512};
+	static const uint64_t strides[CLAIMERS] = {1, 1, 40503, CLAIM_BITS / 512 - 1};
+	GW_AUTO_FREE uint8_t *times = calloc(1, CLAIM_BITS);
+	struct claimer claimers[CLAIMERS];
+	pthread_t threads[CLAIMERS];
+	pthread_barrier_t begin;
+	struct gw_bitmap map, of;
+
+	cr_assert_eq(gw_bitmap_init(&map, CLAIM_BITS), 0);
+	cr_assert_eq(gw_bitmap_init(&of, CLAIM_BITS), 0);
+	/* A bit that is nobody's to claim here and there makes runs of all lengths. */
+	gw_bitmap_set_range(&of, 0, CLAIM_BITS);
+	for (uint64_t i = next_random(300); i < CLAIM_BITS; i += 1 + next_random(300)) {
+		gw_bitmap_clear_range(&of, i, 1);
+		times[i] = 1;
+	}
+	pthread_barrier_init(&begin, NULL, CLAIMERS);
+	for (unsigned int i = 0; i < CLAIMERS; i++) {
+		claimers[i] = (struct claimer){
+			.map = &map,
+			.of = &of,
+			.begin = &begin,
+			.times = times,
+			.piece = pieces[i],
+			.stride = strides[i],
+			.clears = clears,
+			.waits = i * 16,
+		};
+		pthread_create(&threads[i], NULL, claim_pieces, &claimers[i]);
+	}
+	for (unsigned int i = 0; i < CLAIMERS; i++)
+		pthread_join(threads[i], NULL);
+	pthread_barrier_destroy(&begin);
+	for (unsigned int i = 0; i < CLAIM_BITS; i++)
+		cr_assert_eq(times[i], 1, "bit %u: %u times", i, times[i]);
+	if (clears)
+		cr_assert_eq(gw_bitmap_count(&of), 0);
+	else
+		cr_assert_eq(gw_bitmap_count(&map), gw_bitmap_count(&of));
+	gw_bitmap_deinit(&map);
+	gw_bitmap_deinit(&of);
+}
+
+Test(bitmap, several_threads_claim_every_bit_exactly_once, .timeout = 60)
+{
+	for (int round = 0; round < 100; round++)
+		claim_together(false);
+}
+
+Test(bitmap, no_bit_is_claimed_again_or_lost_when_claimed_ones_are_cleared, .timeout = 60)
+{
+	for (int round = 0; round < 100; round++)
+		claim_together(true);
+}
+
+/* ---- sizes ---- */
+
 Test(bitmap, an_empty_bitmap_takes_every_question)
 {
 	struct gw_bitmap map;
+	uint64_t first = 0;
 
 	cr_assert_eq(gw_bitmap_init(&map, 0), 0);
 	gw_bitmap_clear_all(&map);
@@ -230,6 +456,7 @@ Test(bitmap, an_empty_bitmap_takes_every_question)
 	cr_assert_eq(gw_bitmap_bytes(&map), 0);
 	cr_assert_eq(gw_bitmap_count(&map), 0);
 	cr_assert_eq(gw_bitmap_next_set(&map, 0, 0), 0);
+	cr_assert_eq(gw_bitmap_claim_run(&map, &map, &first, 0), 0);
 	gw_bitmap_deinit(&map);
 }
 

@@ -173,6 +173,31 @@ Test(cli_stats, json_holds_every_field)
 	json_decref(object);
 }
 
+Test(cli_stats, the_fault_histogram_is_the_figures_and_the_buckets)
+{
+	static struct stats_all all = {
+		.stats = {.faults = 7,
+			  .fault_mean_ns = 40,
+			  .fault_p50_ns = 31,
+			  .fault_p90_ns = 65,
+			  .fault_p99_ns = 66,
+			  .fault_p999_ns = 67,
+			  .fault_max_ns = 68},
+		.faults = {{31, 5}, {69, 2}},
+		.n_faults = 2,
+	};
+	json_t *object = stats_all_to_json(&all);
+	char *text = json_dumps(json_object_get(object, "fault_histogram"),
+				JSON_COMPACT | JSON_PRESERVE_ORDER);
+
+	cr_assert_str_eq(text, "{\"unit\":\"ns\",\"count\":7,\"mean\":40,\"p50\":31,"
+			       "\"p90\":65,\"p99\":66,\"p99.9\":67,\"max\":68,"
+			       "\"buckets\":[[31,5],[69,2]]}");
+	cr_assert_eq(json_integer_value(json_object_get(object, "faults")), 7);
+	free(text);
+	json_decref(object);
+}
+
 Test(cli_stats, json_of_another_kind_is_refused)
 {
 	static const char *const bad[] = {"[]", "{}", "{\"state\": 1}",

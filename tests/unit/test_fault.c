@@ -9,6 +9,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 
+#include "userfault/uapi.h"
 #include "userfault_child.h"
 
 /* A test that waits for ever has failed. */
@@ -83,6 +84,13 @@ static uint64_t *pages(uint64_t count)
 	return source;
 }
 
+/* Into the file, behind whoever has it mapped. */
+static void put_word(struct served *s, uint64_t unit, uint64_t word)
+{
+	cr_assert_eq(pwrite(s->fd, &word, sizeof(word), (off_t)(unit * GW_UNIT_SIZE)),
+		     sizeof(word));
+}
+
 Test(fault, a_missing_page_is_asked_for_and_served)
 {
 	struct served s = serve(memory_file(SIZE), SIZE);
@@ -151,33 +159,160 @@ Test(fault, pages_that_are_present_are_left_and_the_rest_installed)
 	finish(&s);
 }
 
-Test(fault, installing_a_present_page_wakes_who_waits_for_it)
+Test(fault, copying_over_a_page_of_the_file_leaves_it_and_its_waiter_asks_again)
 {
 	struct served s = serve(memory_file(SIZE), SIZE);
-	uint64_t word = 77, *source = pages(1);
+	uint64_t *source = pages(1);
 
 	order_read(&s, 3, 1);
 	cr_assert_eq(await_fault(&s), unit_at(&s, 3));
 	/* It appears behind the waiter's back, which wakes nobody. */
-	cr_assert_eq(pwrite(s.fd, &word, sizeof(word), 3 * GW_UNIT_SIZE), sizeof(word));
+	put_word(&s, 3, 77);
 	cr_assert(!answered(&s, 20));
 	cr_assert_eq(gw_fault_copy(&s.uffd, unit_at(&s, 3), source, GW_UNIT_SIZE),
 		     GW_INSTALL_PRESENT);
+	cr_assert_eq(await_fault(&s), unit_at(&s, 3));
+	cr_assert_eq(gw_fault_continue(&s.uffd, unit_at(&s, 3), GW_UNIT_SIZE), 0);
 	cr_assert_eq(mapper_answer(&s.mapper), 77);
 	free(source);
 	finish(&s);
 }
 
-Test(fault, waking_alone_lets_a_waiter_see_a_present_page)
+Test(fault, waking_alone_has_a_waiter_ask_again_for_a_page_of_the_file)
 {
 	struct served s = serve(memory_file(SIZE), SIZE);
-	uint64_t word = 77;
 
 	order_read(&s, 3, 1);
 	await_fault(&s);
-	cr_assert_eq(pwrite(s.fd, &word, sizeof(word), 3 * GW_UNIT_SIZE), sizeof(word));
+	put_word(&s, 3, 77);
 	cr_assert_eq(gw_fault_wake(&s.uffd, unit_at(&s, 3), GW_UNIT_SIZE), 0);
+	cr_assert_eq(await_fault(&s), unit_at(&s, 3));
+	cr_assert(!answered(&s, 20));
+	cr_assert_eq(gw_fault_continue(&s.uffd, unit_at(&s, 3), GW_UNIT_SIZE), 0);
 	cr_assert_eq(mapper_answer(&s.mapper), 77);
+	finish(&s);
+}
+
+/* ---- pages of the file, shown by continuing ---- */
+
+Test(fault, a_page_of_the_file_is_seen_only_when_it_is_continued)
+{
+	struct served s = serve(memory_file(SIZE), SIZE);
+
+	put_word(&s, 5, 55);
+	order_read(&s, 5, 1);
+	cr_assert_eq(await_fault(&s), unit_at(&s, 5));
+	cr_assert(!answered(&s, 20));
+	cr_assert_eq(gw_fault_continue(&s.uffd, unit_at(&s, 5), GW_UNIT_SIZE), 0);
+	cr_assert_eq(mapper_answer(&s.mapper), 55);
+	finish(&s);
+}
+
+Test(fault, a_page_of_the_file_is_not_shown_along_with_its_neighbour)
+{
+	struct served s = serve(memory_file(SIZE), SIZE);
+
+	for (uint64_t unit = 0; unit < UNITS; unit++)
+		put_word(&s, unit, unit + 1);
+	cr_assert_eq(gw_fault_continue(&s.uffd, unit_at(&s, 8), GW_UNIT_SIZE), 0);
+	cr_assert_eq(mapper_do(&s.mapper, ORDER_READ, 8, 1, 0), 9);
+	for (uint64_t unit = 7; unit <= 9; unit += 2) {
+		order_read(&s, unit, 1);
+		cr_assert_eq(await_fault(&s), unit_at(&s, unit));
+		cr_assert(!answered(&s, 5));
+		cr_assert_eq(gw_fault_continue(&s.uffd, unit_at(&s, unit), GW_UNIT_SIZE),
+			     0);
+		cr_assert_eq(mapper_answer(&s.mapper), unit + 1);
+	}
+	finish(&s);
+}
+
+Test(fault, a_write_to_a_page_of_the_file_waits_and_lands_on_what_was_continued)
+{
+	struct served s = serve(memory_file(SIZE), SIZE);
+	uint64_t words[2] = {1, 2};
+
+	cr_assert_eq(pwrite(s.fd, words, sizeof(words), 0), sizeof(words));
+	mapper_order(&s.mapper, ORDER_WRITE, 0, 1, 100);
+	cr_assert_eq(await_fault(&s), unit_at(&s, 0));
+	cr_assert_eq(gw_fault_continue(&s.uffd, unit_at(&s, 0), GW_UNIT_SIZE), 0);
+	mapper_answer(&s.mapper);
+	cr_assert_eq(pread(s.fd, words, sizeof(words), 0), sizeof(words));
+	cr_assert_eq(words[0], 100);
+	cr_assert_eq(words[1], 2);
+	finish(&s);
+}
+
+Test(fault, a_range_of_the_file_is_continued_in_one_call)
+{
+	struct served s = serve(memory_file(SIZE), SIZE);
+	struct gw_fault faults[4];
+
+	for (uint64_t unit = 0; unit < UNITS; unit++)
+		put_word(&s, unit, unit + 1);
+	cr_assert_eq(gw_fault_continue(&s.uffd, s.mapper.address, SIZE), 0);
+	cr_assert_eq(mapper_do(&s.mapper, ORDER_READ, 0, UNITS, 0),
+		     UNITS * (UNITS + 1) / 2);
+	cr_assert_eq(gw_fault_read(&s.uffd, faults, 4), 0);
+	finish(&s);
+}
+
+Test(fault, continuing_over_mapped_pages_says_so_and_maps_the_rest)
+{
+	const uint64_t mapped[] = {0, 7, 8, UNITS - 1};
+	struct served s = serve(memory_file(SIZE), SIZE);
+	struct gw_fault faults[4];
+
+	for (uint64_t unit = 0; unit < UNITS; unit++)
+		put_word(&s, unit, unit + 1);
+	for (size_t i = 0; i < GW_ARRAY_SIZE(mapped); i++)
+		cr_assert_eq(
+			gw_fault_continue(&s.uffd, unit_at(&s, mapped[i]), GW_UNIT_SIZE),
+			0);
+	/* A guest that has one already may write to it. */
+	mapper_do(&s.mapper, ORDER_WRITE, 7, 1, 100);
+	cr_assert_eq(gw_fault_continue(&s.uffd, s.mapper.address, SIZE),
+		     GW_INSTALL_PRESENT);
+	cr_assert_eq(mapper_do(&s.mapper, ORDER_READ, 0, UNITS, 0),
+		     UNITS * (UNITS + 1) / 2 - 8 + 100);
+	cr_assert_eq(gw_fault_read(&s.uffd, faults, 4), 0);
+	finish(&s);
+}
+
+Test(fault, continuing_a_mapped_page_wakes_who_waits_for_it)
+{
+	struct served s = serve(memory_file(SIZE), SIZE);
+	struct uffdio_continue quiet = {
+		.range = {.start = unit_at(&s, 3), .len = GW_UNIT_SIZE},
+		.mode = UFFDIO_CONTINUE_MODE_DONTWAKE,
+	};
+
+	put_word(&s, 3, 77);
+	order_read(&s, 3, 1);
+	await_fault(&s);
+	cr_assert_eq(ioctl(s.uffd.fd, UFFDIO_CONTINUE, &quiet), 0);
+	cr_assert(!answered(&s, 20));
+	cr_assert_eq(gw_fault_continue(&s.uffd, unit_at(&s, 3), GW_UNIT_SIZE),
+		     GW_INSTALL_PRESENT);
+	cr_assert_eq(mapper_answer(&s.mapper), 77);
+	finish(&s);
+}
+
+Test(fault, a_hole_of_the_file_cannot_be_continued)
+{
+	struct served s = serve(memory_file(SIZE), SIZE);
+	struct gw_fault faults[4];
+
+	cr_assert_eq(gw_fault_continue(&s.uffd, unit_at(&s, 0), GW_UNIT_SIZE), -EFAULT);
+	for (uint64_t unit = 0; unit < UNITS; unit++)
+		if (unit != 5)
+			put_word(&s, unit, unit + 1);
+	cr_assert_eq(gw_fault_continue(&s.uffd, s.mapper.address, SIZE), -EFAULT);
+	/* What came before the hole is shown; the hole can still be filled. */
+	cr_assert_eq(mapper_do(&s.mapper, ORDER_READ, 0, 5, 0), 15);
+	cr_assert_eq(gw_fault_zero(&s.uffd, unit_at(&s, 5), GW_UNIT_SIZE), 0);
+	cr_assert_eq(mapper_do(&s.mapper, ORDER_READ, 5, 1, 0), 0);
+	cr_assert_eq(gw_fault_read(&s.uffd, faults, 4), 0);
 	finish(&s);
 }
 
@@ -202,27 +337,67 @@ static int watch_pages(int in, int out, void *opaque)
 	return 0;
 }
 
-Test(fault, a_reader_sees_each_page_whole)
+/* A child that reads all of @fd's @units page by page, registered and about to begin. */
+static struct served serve_watcher(int fd, uint64_t units)
 {
-	struct served s = {.fd = memory_file(16 * SIZE)};
+	struct served s = {.fd = fd};
 	struct gw_err err = {};
-	char page[GW_UNIT_SIZE];
 
-	s.mapper = (struct mapper){.fd = s.fd, .size = 16 * SIZE};
+	s.mapper = (struct mapper){.fd = fd, .size = units * GW_UNIT_SIZE};
 	s.mapper.child = child_start(watch_pages, &s.mapper);
 	s.mapper.address = mapper_answer(&s.mapper);
 	if (gw_uffd_attach(s.mapper.child.pid, GW_UFFD_FAULTS, true, NULL, &err, &s.uffd))
 		cr_skip_test("%s", err.text);
-	cr_assert_eq(gw_fault_register(&s.uffd, s.mapper.address, 16 * SIZE, &err), 0);
+	cr_assert_eq(gw_fault_register(&s.uffd, s.mapper.address, s.mapper.size, &err), 0,
+		     "%s", err.text);
 	say(s.mapper.child.to);
+	return s;
+}
+
+static void finish_watcher(struct served *s)
+{
+	cr_assert_eq(child_end(&s->mapper.child), 0, "a page was seen half");
+	gw_uffd_release(&s->uffd, NULL);
+	close(s->fd);
+}
+
+Test(fault, a_reader_sees_each_page_whole)
+{
+	struct served s = serve_watcher(memory_file(16 * SIZE), 16 * UNITS);
+	char page[GW_UNIT_SIZE];
+
 	for (uint64_t unit = 0; unit < 16 * UNITS; unit++) {
 		cr_assert_eq(await_fault(&s), unit_at(&s, unit));
 		memset(page, (int)(1 + unit % 100), sizeof(page));
 		cr_assert_eq(
 			gw_fault_copy(&s.uffd, unit_at(&s, unit), page, sizeof(page)), 0);
 	}
-	cr_assert_eq(child_end(&s.mapper.child), 0);
-	gw_uffd_release(&s.uffd, NULL);
+	finish_watcher(&s);
+}
+
+Test(fault, a_reader_sees_nothing_of_a_page_while_it_is_written_into_the_file)
+{
+	struct served s = serve_watcher(memory_file(16 * SIZE), 16 * UNITS);
+	char *base = mmap(NULL, 16 * SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, s.fd, 0);
+	const size_t half = GW_UNIT_SIZE / 2;
+
+	cr_assert_neq(base, MAP_FAILED);
+	for (uint64_t unit = 0; unit < 16 * UNITS; unit++) {
+		char *page = base + unit * GW_UNIT_SIZE;
+		struct gw_fault fault;
+
+		/* The half that is looked at first comes first; */
+		memset(page + half, (int)(1 + unit % 100), half);
+		cr_assert_eq(await_fault(&s), unit_at(&s, unit));
+		cr_assert_eq(gw_fault_wake(&s.uffd, unit_at(&s, unit), GW_UNIT_SIZE), 0);
+		cr_assert_eq(await_fault(&s), unit_at(&s, unit));
+		memset(page, (int)(1 + unit % 100), half);
+		cr_assert_eq(gw_fault_read(&s.uffd, &fault, 1), 0);
+		cr_assert_eq(gw_fault_continue(&s.uffd, unit_at(&s, unit), GW_UNIT_SIZE),
+			     0);
+	}
+	munmap(base, 16 * SIZE);
+	finish_watcher(&s);
 }
 
 #define READERS 4
@@ -309,6 +484,34 @@ Test(fault, a_huge_page_is_served_whole_and_a_present_one_left)
 	finish(&s);
 }
 
+Test(fault, a_huge_page_of_the_file_is_seen_only_when_it_is_continued)
+{
+	int fd = memfd_create("huge", MFD_CLOEXEC | MFD_HUGETLB | MFD_HUGE_2MB);
+	uint64_t huge = 2UL << 20;
+	struct served s;
+	uint64_t *base;
+
+	if (fd < 0 || ftruncate(fd, (off_t)(2 * huge)) ||
+	    (base = mmap(NULL, 2 * huge, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)) ==
+		    MAP_FAILED)
+		cr_skip_test("fewer than two free huge pages (sysctl vm.nr_hugepages=2)");
+	s = serve(fd, 2 * huge);
+	base[(huge + 3 * GW_UNIT_SIZE) / sizeof(*base)] = 77;
+	order_read(&s, 515, 1);
+	cr_assert_eq(await_fault(&s), s.mapper.address + huge);
+	cr_assert(!answered(&s, 20));
+	cr_assert_eq(gw_fault_continue(&s.uffd, s.mapper.address + huge, huge), 0);
+	cr_assert_eq(mapper_answer(&s.mapper), 77);
+	/* The first of two is a hole, the second mapped. */
+	cr_assert_eq(gw_fault_continue(&s.uffd, s.mapper.address, 2 * huge), -EFAULT);
+	base[0] = 78;
+	cr_assert_eq(gw_fault_continue(&s.uffd, s.mapper.address, 2 * huge),
+		     GW_INSTALL_PRESENT);
+	cr_assert_eq(mapper_do(&s.mapper, ORDER_READ, 0, 1, 0), 78);
+	munmap(base, 2 * huge);
+	finish(&s);
+}
+
 /* ---- failures ---- */
 
 Test(fault, a_full_tmpfs_is_no_space)
@@ -346,6 +549,7 @@ Test(fault, a_range_that_is_not_mapped_is_no_entry)
 
 	cr_assert_eq(gw_fault_copy(&s.uffd, 1UL << 40, source, GW_UNIT_SIZE), -ENOENT);
 	cr_assert_eq(gw_fault_zero(&s.uffd, 1UL << 40, GW_UNIT_SIZE), -ENOENT);
+	cr_assert_eq(gw_fault_continue(&s.uffd, 1UL << 40, GW_UNIT_SIZE), -ENOENT);
 	free(source);
 	finish(&s);
 }
@@ -362,6 +566,7 @@ Test(fault, a_process_that_is_gone_is_said_so_by_every_call)
 	cr_assert_eq(gw_fault_copy(&s.uffd, unit_at(&s, 0), source, GW_UNIT_SIZE),
 		     -ESRCH);
 	cr_assert_eq(gw_fault_zero(&s.uffd, unit_at(&s, 0), GW_UNIT_SIZE), -ESRCH);
+	cr_assert_eq(gw_fault_continue(&s.uffd, unit_at(&s, 0), GW_UNIT_SIZE), -ESRCH);
 	cr_assert_eq(gw_fault_register(&s.uffd, unit_at(&s, 0), SIZE, &err), -ESRCH);
 	cr_assert(strstr(err.text, "has ended"), "%s", err.text);
 	cr_assert_eq(gw_fault_unregister(&s.uffd, unit_at(&s, 0), SIZE), -ESRCH);

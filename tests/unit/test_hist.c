@@ -2,6 +2,7 @@
 /* Quantiles against sorted values. */
 #include <criterion/criterion.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/hist.h"
 #include "base/util.h"
@@ -91,4 +92,45 @@ Test(hist, values_beyond_the_range_fall_in_the_last_step)
 	cr_assert_eq(hist.max, UINT64_MAX / 4);
 	cr_assert_eq(hist.steps[GW_HIST_STEPS - 1], 1);
 	cr_assert_geq(gw_hist_quantile(&hist, 0.9), (1ULL << 40) - 1);
+}
+
+Test(hist, walking_the_steps_meets_every_value_once_and_in_order)
+{
+	static const uint64_t values[] = {0, 7, 7, 7, 5000, 5001, 70000, 1ULL << 50};
+	static const uint64_t counts[] = {1, 3, 2, 1, 1};
+	struct gw_hist hist = {0};
+	uint64_t upper, count, last = 0;
+	unsigned int step = 0, n = 0;
+
+	cr_assert_not(gw_hist_next(&hist, &step, &upper, &count));
+	for (size_t i = 0; i < GW_ARRAY_SIZE(values); i++)
+		gw_hist_record(&hist, values[i]);
+	for (size_t i = 0; gw_hist_next(&hist, &step, &upper, &count); n += count, i++) {
+		uint64_t longest = values[n + count - 1];
+
+		cr_assert_eq(count, counts[i]);
+		cr_assert(upper >= longest && (double)upper <= (double)longest * 1.032);
+		cr_assert(!i || upper > last);
+		last = upper;
+	}
+	cr_assert_eq(n, GW_ARRAY_SIZE(values));
+	cr_assert_eq(last, 1ULL << 50, "the last step has no edge of its own");
+	cr_assert_not(gw_hist_next(&hist, &step, &upper, &count));
+}
+
+Test(hist, histograms_add_up)
+{
+	struct gw_hist parts[3] = {0}, whole = {0}, sum = {0};
+	uint64_t state = 42;
+
+	for (int i = 0; i < N; i++) {
+		uint64_t value = next_random(&state) >> (next_random(&state) % 64);
+
+		value >>= 16; /* the sum has to fit */
+		gw_hist_record(&parts[i % 2], value);
+		gw_hist_record(&whole, value);
+	}
+	for (size_t i = 0; i < GW_ARRAY_SIZE(parts); i++)
+		gw_hist_add(&sum, &parts[i]);
+	cr_assert_eq(memcmp(&sum, &whole, sizeof(sum)), 0);
 }

@@ -35,7 +35,7 @@ Test(options, defaults_are_those_of_the_manual)
 	gw_options_init(&options);
 	cr_assert_eq(options.mode, GW_MODE_HYBRID);
 	cr_assert_eq(options.channels, 0);
-	cr_assert_not(options.lz4);
+	cr_assert_eq(options.compress, GW_COMPRESS_AUTO);
 	cr_assert_eq(options.max_downtime_ns, 10 * MS);
 	cr_assert_eq(options.bandwidth, 0);
 	cr_assert_eq(options.postcopy_after_ns, 0);
@@ -85,12 +85,15 @@ Test(options, auto_undoes_an_earlier_number_of_channels)
 	cr_assert_eq(options.channels, 0);
 }
 
-Test(options, compression_is_switched_on_and_off)
+Test(options, compression_is_adaptive_on_or_off)
 {
+	gw_options_init(&options);
 	set("compress", "lz4");
-	cr_assert(options.lz4);
+	cr_assert_eq(options.compress, GW_COMPRESS_LZ4);
 	cr_assert_eq(godwit_options_set(&options, "compress", "none", NULL), 0);
-	cr_assert_not(options.lz4);
+	cr_assert_eq(options.compress, GW_COMPRESS_NONE);
+	cr_assert_eq(godwit_options_set(&options, "compress", "auto", NULL), 0);
+	cr_assert_eq(options.compress, GW_COMPRESS_AUTO);
 }
 
 Test(options, times_and_rates_come_in_the_documented_units)

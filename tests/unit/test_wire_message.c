@@ -11,6 +11,8 @@
 #include "wire/handshake.h"
 #include "wire/message.h"
 
+#define MAX_VARINT "\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"
+
 static uint8_t payload[GW_MESSAGE_MAX];
 
 static uint64_t next_random(uint64_t *state)
@@ -448,14 +450,77 @@ Test(wire_message, the_end_of_a_naming_survives_the_wire)
 	EXPECT_EXACT_LENGTH(gw_missing_end_decode, struct gw_missing_end, 16);
 }
 
+static bool same_hist(const struct gw_hist *a, const struct gw_hist *b)
+{
+	return a->count == b->count && a->sum == b->sum && a->max == b->max &&
+	       !memcmp(a->steps, b->steps, sizeof(a->steps));
+}
+
+static void assert_progress_survives(const struct gw_progress *progress, size_t len)
+{
+	static struct gw_progress got;
+
+	cr_assert_eq(gw_progress_encode(progress, payload), len);
+	memset(&got, 0xff, sizeof(got));
+	cr_assert_eq(gw_progress_decode(payload, len, &got), 0);
+	cr_assert_eq(got.missing_units, progress->missing_units);
+	cr_assert(same_hist(&got.faults, &progress->faults));
+	EXPECT_EXACT_LENGTH(gw_progress_decode, struct gw_progress, len);
+}
+
 Test(wire_message, progress_survives_the_wire)
 {
-	struct gw_progress progress = {1, 2, 3, 4, 5, 6}, got;
+	static const uint64_t times[] = {0, 1, 31, 32, 70000, 70001, 1ULL << 39};
+	static struct gw_progress progress;
 
-	cr_assert_eq(gw_progress_encode(&progress, payload), 48);
-	cr_assert_eq(gw_progress_decode(payload, 48, &got), 0);
-	cr_assert_eq(memcmp(&got, &progress, sizeof(got)), 0);
-	EXPECT_EXACT_LENGTH(gw_progress_decode, struct gw_progress, 48);
+	progress.missing_units = UINT64_MAX;
+	assert_progress_survives(&progress, 26);
+	for (unsigned int i = 0; i < GW_ARRAY_SIZE(times); i++)
+		gw_hist_record(&progress.faults, times[i]);
+	/* six steps, since 70 us fall in one; three of them after a gap of two bytes */
+	assert_progress_survives(&progress, 26 + 6 * 2 + 2);
+	/* beyond the range: the last step, and only the maximum knows how far */
+	gw_hist_record(&progress.faults, UINT64_MAX / 2);
+	assert_progress_survives(&progress, 26 + 7 * 2 + 2);
+}
+
+Test(wire_message, the_fullest_progress_survives_the_wire)
+{
+	static struct gw_progress progress;
+
+	progress.faults.sum = progress.faults.max = UINT64_MAX;
+	for (unsigned int i = 0; i < GW_HIST_STEPS; i++) {
+		progress.faults.steps[i] = UINT32_MAX;
+		progress.faults.count += UINT32_MAX;
+	}
+	assert_progress_survives(&progress, 26 + GW_HIST_STEPS * 6);
+}
+
+static int decode_steps(uint8_t n, const void *steps, size_t len)
+{
+	struct gw_progress got;
+
+	memset(payload, 0, 26);
+	payload[24] = n;
+	memcpy(payload + 26, steps, len);
+	return gw_progress_decode(payload, 26 + len, &got);
+}
+
+Test(wire_message, a_progress_whose_steps_are_empty_cut_or_past_the_last_is_refused)
+{
+	/* 1151, the last of all steps, is 0x7f 0x08 in seven bits each */
+	cr_assert_eq(decode_steps(1, "\xff\x08\x01", 3), 0);
+	cr_assert_eq(decode_steps(1, "\x80\x09\x01", 3), -EPROTO, "past the last");
+	cr_assert_eq(decode_steps(2, "\xff\x08\x01\x00\x01", 5), -EPROTO, "one more");
+	cr_assert_eq(decode_steps(2, "\x05\x01" MAX_VARINT "\x01", 13), -EPROTO, "wraps");
+	cr_assert_eq(decode_steps(1, MAX_VARINT "\x01", 11), -EPROTO, "gap");
+	cr_assert_eq(decode_steps(1, "\x05\x00", 2), -EPROTO, "empty");
+	cr_assert_eq(decode_steps(1, "\x05", 1), -EPROTO, "no count");
+	cr_assert_eq(decode_steps(1, "\x05\x80", 2), -EPROTO, "cut count");
+	cr_assert_eq(decode_steps(1, "\x80", 1), -EPROTO, "cut gap");
+	cr_assert_eq(decode_steps(0, "\x05\x01", 2), -EPROTO, "unannounced");
+	cr_assert_eq(decode_steps(1, "\x05\xff\xff\xff\xff\x0f", 6), 0, "32 bits");
+	cr_assert_eq(decode_steps(1, "\x05\x80\x80\x80\x80\x10", 6), -EPROTO, "33 bits");
 }
 
 Test(wire_message, an_abort_survives_the_wire_with_harmless_text)
@@ -545,7 +610,6 @@ static int first_run(const void *runs, size_t len, uint64_t units)
 
 Test(wire_message, a_run_that_is_empty_cut_or_wraps_around_is_refused)
 {
-#define MAX_VARINT "\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"
 	cr_assert_eq(first_run("\x00\x01", 2, 1), 1);
 	cr_assert_eq(first_run("\x00\x00", 2, 100), -EPROTO, "empty");
 	cr_assert_eq(first_run("\x05", 1, 100), -EPROTO, "no length");
@@ -605,6 +669,18 @@ static void decode_setup_noise(const uint8_t *buf, size_t len)
 			     GW_SETUP_NAME_LEN);
 }
 
+static void decode_progress_noise(const uint8_t *buf, size_t len)
+{
+	static struct gw_progress progress;
+	uint64_t sum = 0;
+
+	if (gw_progress_decode(buf, len, &progress))
+		return;
+	for (unsigned int i = 0; i < GW_HIST_STEPS; i++)
+		sum += progress.faults.steps[i];
+	cr_assert_eq(sum, progress.faults.count);
+}
+
 static void decode_abort_noise(const uint8_t *buf, size_t len)
 {
 	struct gw_abort msg;
@@ -645,12 +721,15 @@ Test(wire_message, random_bytes_never_crash_and_never_yield_values_out_of_range)
 			buf[n] = (uint8_t)next_random(&seed);
 		if (len > 8 && i % 2)
 			memset(buf + 2, 0, 6); /* past the header of runs */
+		if (len > 26 && i % 5 == 0)
+			memcpy(buf + 24, "\x03\x00", 2); /* three steps, and short ones */
 		if (len >= 6 && i % 3 == 0)
 			memcpy(buf + 4, "\x02\x00", 2); /* a setup of two regions */
 		buf = realloc(buf, len ? len : 1);
 		decode_runs_noise(buf, len);
 		decode_setup_noise(buf, len);
 		decode_abort_noise(buf, len);
+		decode_progress_noise(buf, len);
 		if (len >= sizeof(uint64_t) && !decode_header(buf, &header))
 			cr_assert(header.type < GW_N_MESSAGES &&
 				  header.length <= GW_MESSAGE_MAX);

@@ -112,6 +112,7 @@ enum order_kind {
 	ORDER_READ,	/* answers the sum of the pages' first words */
 	ORDER_DONTNEED, /* drops page-table entries */
 	ORDER_PAGEOUT,
+	ORDER_LOCK, /* answers 1 when the pages are locked into memory */
 	ORDER_END,
 };
 
@@ -135,6 +136,8 @@ static inline uint64_t obey(volatile char *base, const struct order *order)
 		madvise(at, order->count << GW_UNIT_SHIFT, MADV_DONTNEED);
 	if (order->kind == ORDER_PAGEOUT)
 		madvise(at, order->count << GW_UNIT_SHIFT, MADV_PAGEOUT);
+	if (order->kind == ORDER_LOCK)
+		return !mlock(at, order->count << GW_UNIT_SHIFT);
 	for (uint64_t i = 0; i < order->count; i++) {
 		volatile uint64_t *word =
 			(volatile uint64_t *)(at + (i << GW_UNIT_SHIFT));

@@ -13,7 +13,7 @@ import random
 PAGE = 4096
 CHUNK = 4 << 20
 
-KINDS = ("random", "zero", "sparse", "half", "text")
+KINDS = ("random", "zero", "sparse", "half", "text", "double")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,8 @@ def allocated(path):
 def create(path, size, kind="sparse", seed=1):
     """Make an image: `random`; `zero` (written zeroes); `sparse` (a sixteenth of
     it random, the rest holes); `half` (random and zero pages in runs of 1 to 64);
-    `text` (compresses well, no page like another).
+    `text` (compresses well, no page like another); `double` (LZ4 halves it, and
+    has to work for it).
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
@@ -154,8 +155,16 @@ def _fill_text(fd, offset, length, generator):
     os.pwrite(fd, b"".join(pages), offset)
 
 
+def _fill_double(fd, offset, length, generator):
+    data = generator.randbytes(length // 128 * 56)
+    same = b"what every hundred and twenty-eight bytes of this guest have in common, "
+    pieces = [data[at:at + 56] for at in range(0, len(data), 56)]
+    os.pwrite(fd, same[:72].join(pieces) + same[:72], offset)
+
+
 _FILLS = {"random": _fill_random, "zero": _fill_zero, "sparse": _fill_sparse,
-          "half": _fill_half, "text": _fill_text}
+          "half": _fill_half, "text": _fill_text,
+          "double": _fill_double}
 
 
 def create_disk(path, size):
