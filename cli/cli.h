@@ -29,6 +29,7 @@ enum cli_status cli_list(int argc, char **argv);
 enum cli_status cli_cancel(int argc, char **argv);
 enum cli_status cli_switch(int argc, char **argv);
 enum cli_status cli_set(int argc, char **argv);
+enum cli_status cli_bench(int argc, char **argv);
 
 /* Closes *@fd once: a descriptor at rest is -1. */
 static inline void cli_close(int *fd)

@@ -17,6 +17,7 @@ static const struct subcommand {
 	{"cancel", cli_cancel, "call a migration off"},
 	{"switch", cli_switch, "switch a migration to post-copy now"},
 	{"set", cli_set, "change a limit of a migration under way"},
+	{"bench", cli_bench, "measure how fast memory moves here, without a guest"},
 };
 
 static void help_print(FILE *out)

@@ -27,7 +27,7 @@ from gwtest import godwit, proc, runner  # noqa: E402
 from gwtest.guest_process import ProcessGuest, empty_file  # noqa: E402
 
 MIB = 1 << 20
-SUBCOMMANDS = ("send", "receive", "status", "cancel", "switch", "set")
+SUBCOMMANDS = ("send", "receive", "status", "cancel", "switch", "set", "bench")
 NOBODY = 65534
 
 
@@ -81,6 +81,8 @@ def test_help():
         "cancel": {"run-dir", "help"},
         "switch": {"run-dir", "help"},
         "set": {"run-dir", "help"},
+        "bench": {"loopback", "listen", "to", "size", "channels", "pages", "transport",
+                  "repeat", "seed", "ram", "cold", "json", "quick", "help"},
     }
     for verb, text in shown.items():
         missing = wanted[verb] - set(options_of(text))
