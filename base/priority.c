@@ -16,8 +16,8 @@
 
 /* Nine times the weight of a thread at 0. Needs CAP_SYS_NICE. */
 #define NICE_URGENT (-10)
-/* A ninth of it. Needs nothing. */
-#define NICE_BACKGROUND 10
+/* A fifth of it. Needs nothing. */
+#define NICE_BACKGROUND 7
 /*
  * ns; the least the kernel takes. Who wants little runs early (Linux 6.12; older
  * ones ignore it).

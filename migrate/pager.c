@@ -51,6 +51,7 @@
 #include "base/util.h"
 #include "base/zero.h"
 #include "userfault/fault.h"
+#include "userfault/filler.h"
 #include "userfault/mapped.h"
 #include "wire/frame.h"
 
@@ -87,6 +88,7 @@ struct gw_pager {
 	uint64_t n_missing;	    /* atomic */
 	bool postcopy;		    /* atomic: set by the first drop */
 	struct gw_uffd uffd;
+	struct gw_filler *fillers; /* by region; those without base are not used */
 	struct gw_mapped mapped;
 	struct gw_chan *urgent;
 	struct gw_event stop;
@@ -96,6 +98,21 @@ struct gw_pager {
 	struct gw_hist hist;			    /* under hist_lock */
 	struct timed_request timed[TIMED_REQUESTS]; /* under hist_lock */
 };
+
+static const struct gw_memory_region *region_at(const struct gw_pager *pager,
+						unsigned int region)
+{
+	return &pager->config.memory->regions[region];
+}
+
+/*
+ * Whether new memory is had best by copying to it: pages of one size, which are
+ * not cleared then. Where the file system can give larger ones we ask for those.
+ */
+static bool new_by_copy(const struct gw_memory_region *region)
+{
+	return !region->larger_pages;
+}
 
 /* ---- life ---- */
 
@@ -113,6 +130,22 @@ static int init_bitmaps(struct gw_pager *pager)
 	return r;
 }
 
+/* Pre-copy lands in place where this does not work. */
+static void init_fillers(struct gw_pager *pager)
+{
+	for (unsigned int i = 0; i < pager->config.memory->n_regions; i++) {
+		const struct gw_memory_region *region = region_at(pager, i);
+		struct gw_err err = {0};
+
+		if (new_by_copy(region) && gw_memory_page_units(region) == 1 &&
+		    gw_filler_init(&pager->fillers[i], region->fd, region->offset,
+				   region->units << GW_UNIT_SHIFT, &err))
+			gw_debug(pager->config.log,
+				 "region '%s': new pages are cleared first: %s",
+				 region->name, err.text);
+	}
+}
+
 int gw_pager_new(const struct gw_pager_config *config, struct gw_err *err,
 		 struct gw_pager **ret)
 {
@@ -126,7 +159,8 @@ int gw_pager_new(const struct gw_pager_config *config, struct gw_err *err,
 	pager->mapped.pagemap = -1;
 	pager->stop.fd = -1;
 	pthread_mutex_init(&pager->hist_lock, NULL);
-	r = init_bitmaps(pager);
+	pager->fillers = calloc(config->memory->n_regions, sizeof(*pager->fillers));
+	r = pager->fillers ? init_bitmaps(pager) : -ENOMEM;
 	if (!r)
 		r = gw_event_init(&pager->stop);
 	if (r) {
@@ -134,6 +168,7 @@ int gw_pager_new(const struct gw_pager_config *config, struct gw_err *err,
 		return gw_err_errno(err, r, "preparing the page server");
 	}
 	gw_memory_find_backed(config->memory, &pager->populated);
+	init_fillers(pager);
 	*ret = pager;
 	return 0;
 }
@@ -159,6 +194,10 @@ struct gw_pager *gw_pager_free(struct gw_pager *pager)
 	assert(!pager->started);
 	if (pager->uffd.fd >= 0)
 		gw_uffd_detach(&pager->uffd);
+	for (unsigned int i = 0; pager->fillers && i < pager->config.memory->n_regions;
+	     i++)
+		gw_filler_deinit(&pager->fillers[i]);
+	free(pager->fillers);
 	gw_mapped_deinit(&pager->mapped);
 	gw_event_deinit(&pager->stop);
 	gw_bitmap_deinit(&pager->busy);
@@ -173,12 +212,6 @@ struct gw_pager *gw_pager_free(struct gw_pager *pager)
 uint64_t gw_pager_bitmap_bytes(const struct gw_pager *pager)
 {
 	return 4 * gw_bitmap_bytes(&pager->populated);
-}
-
-static const struct gw_memory_region *region_at(const struct gw_pager *pager,
-						unsigned int region)
-{
-	return &pager->config.memory->regions[region];
 }
 
 /* Of unit @unit of @region in the guest's process. */
@@ -218,20 +251,50 @@ int gw_pager_place(struct gw_pager *pager, unsigned int index, uint64_t unit,
 {
 	const struct gw_memory_region *region = region_at(pager, index);
 	uint64_t at = region->first_unit + unit;
+	bool backed;
 
-	if (__atomic_load_n(&pager->postcopy, __ATOMIC_ACQUIRE)) {
-		*ret = NULL;
-		return 0;
-	}
+	if (__atomic_load_n(&pager->postcopy, __ATOMIC_ACQUIRE))
+		return GW_PLACE_RUNNING;
+	backed = gw_bitmap_next_clear(&pager->populated, at, at + count) == at + count;
+	if (!backed && pager->fillers[index].base)
+		return GW_PLACE_LATER;
 	/* A short run that has memory is entered by a fault or two: no call. */
-	if (count >= POPULATE_UNITS ||
-	    gw_bitmap_next_clear(&pager->populated, at, at + count) < at + count) {
+	if (!backed || count >= POPULATE_UNITS) {
 		int r = populate(pager, region, at, count);
 
 		if (r)
 			return r;
 	}
 	*ret = gw_memory_at(region, unit);
+	return GW_PLACE_HERE;
+}
+
+/* Into new memory of the file, before the guest runs. */
+static int store(struct gw_pager *pager, unsigned int index, uint64_t unit,
+		 uint64_t count, const uint8_t *data)
+{
+	const struct gw_memory_region *region = region_at(pager, index);
+	uint64_t at = unit << GW_UNIT_SHIFT, end = (unit + count) << GW_UNIT_SHIFT;
+
+	while (at < end) {
+		int64_t n = gw_filler_fill(&pager->fillers[index], at, data, end - at);
+
+		if (n < 0)
+			return (int)n;
+		/* There already: new contents for old. */
+		if (!n) {
+			int r = populate(pager, region,
+					 region->first_unit + (at >> GW_UNIT_SHIFT), 1);
+
+			if (r)
+				return r;
+			memcpy(region->base + at, data, GW_UNIT_SIZE);
+			n = GW_UNIT_SIZE;
+		}
+		at += (uint64_t)n;
+		data += n;
+	}
+	gw_bitmap_set_range(&pager->populated, region->first_unit + unit, count);
 	return 0;
 }
 
@@ -646,9 +709,9 @@ static int show_each(struct gw_pager *pager, const struct gw_memory_region *regi
 	return r;
 }
 
-/* Bytes for pages that are ours; @data NULL: zeroes. */
-static int land(struct gw_pager *pager, const struct gw_memory_region *region,
-		uint64_t first, uint64_t last, const uint8_t *data)
+/* Bytes for pages that are ours, through our own mapping; @data NULL: zeroes. */
+static int overwrite(struct gw_pager *pager, const struct gw_memory_region *region,
+		     uint64_t first, uint64_t last, const uint8_t *data)
 {
 	uint8_t *memory = gw_memory_at(region, first - region->first_unit);
 	size_t size = (last - first) << GW_UNIT_SHIFT;
@@ -672,6 +735,82 @@ static int land(struct gw_pager *pager, const struct gw_memory_region *region,
 	stop_clocks(pager, first, last);
 	count_down(pager, taken);
 	return 0;
+}
+
+/* The kernel has filled new pages, and shown them in the same moment. */
+static void note_filled(struct gw_pager *pager, const struct gw_memory_region *region,
+			uint64_t first, uint64_t last)
+{
+	uint64_t taken;
+
+	gw_bitmap_set_range(&pager->populated, first, last - first);
+	taken = gw_bitmap_take_range(&pager->missing, first, last - first);
+	/*
+	 * Discarded and touched again before it was no longer missing: who waits
+	 * now has been taken for one who waits for us. Again, he asks the fault thread.
+	 */
+	gw_bitmap_for_each_run(&pager->requested, first, last, from, to)
+		gw_fault_wake(&pager->uffd, address_of(region, from - region->first_unit),
+			      (to - from) << GW_UNIT_SHIFT);
+	stop_clocks(pager, first, last);
+	count_down(pager, taken);
+}
+
+/* Pages that are ours and a hole: the kernel needs not clear what it copies to. */
+static int fill(struct gw_pager *pager, const struct gw_memory_region *region,
+		uint64_t first, uint64_t last, const uint8_t *data)
+{
+	uint64_t page = gw_memory_page_units(region), at = first, most = last - first;
+
+	while (at < last) {
+		uint64_t n = GW_MIN(last - at, most);
+		const uint8_t *from = data + ((at - first) << GW_UNIT_SHIFT);
+		int64_t bytes = gw_fault_fill(&pager->uffd,
+					      address_of(region, at - region->first_unit),
+					      from, n << GW_UNIT_SHIFT);
+		int r = 0;
+
+		if (bytes > 0) {
+			n = (uint64_t)bytes >> GW_UNIT_SHIFT;
+			note_filled(pager, region, at, at + n);
+		} else if (!bytes) {
+			/* Somebody gave it memory behind our back. */
+			n = page;
+			r = overwrite(pager, region, at, at + n, from);
+		} else if (bytes == -ENOENT && n > page) {
+			/* One call may not cross from one mapping into the next. */
+			n = 0;
+			most = page;
+		} else {
+			r = (int)bytes;
+		}
+		if (r)
+			return r;
+		at += n;
+	}
+	return 0;
+}
+
+/* Bytes for pages that are ours: new pages for holes, or into the memory there is. */
+static int land(struct gw_pager *pager, const struct gw_memory_region *region,
+		uint64_t first, uint64_t last, const uint8_t *data)
+{
+	int r = 0;
+
+	if (!new_by_copy(region))
+		return overwrite(pager, region, first, last, data);
+	for (uint64_t at = first, end; at < last && !r; at = end) {
+		const uint8_t *from = data + ((at - first) << GW_UNIT_SHIFT);
+
+		end = gw_bitmap_next_clear(&pager->populated, at, last);
+		if (end > at) {
+			r = overwrite(pager, region, at, end, from);
+			continue;
+		}
+		end = gw_bitmap_next_set(&pager->populated, at, last);
+		r = fill(pager, region, at, end, from);
+	}
+	return r;
 }
 
 /*
@@ -701,9 +840,12 @@ int gw_pager_install(struct gw_pager *pager, unsigned int index, uint64_t unit,
 	uint64_t landed = 0, n;
 	int r = 0;
 
-	if (!__atomic_load_n(&pager->postcopy, __ATOMIC_ACQUIRE) ||
-	    !whole_pages(region, unit, count))
+	if (!whole_pages(region, unit, count))
 		return -EPROTO;
+	if (!__atomic_load_n(&pager->postcopy, __ATOMIC_ACQUIRE))
+		return urgent || !pager->fillers[index].base
+			       ? -EPROTO
+			       : store(pager, index, unit, count, data);
 	while (!r && (n = claim(pager, region, &at, end))) {
 		r = land(pager, region, at, at + n,
 			 (const uint8_t *)data + ((at - begin) << GW_UNIT_SHIFT));
@@ -747,7 +889,7 @@ static int land_zero(struct gw_pager *pager, const struct gw_memory_region *regi
 			     : gw_bitmap_next_clear(&pager->populated, first, last);
 
 		r = hole ? zero_hole(pager, region, first, end)
-			 : land(pager, region, first, end, NULL);
+			 : overwrite(pager, region, first, end, NULL);
 		first = end;
 	}
 	return r;

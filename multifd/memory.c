@@ -6,10 +6,12 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 static int map_region(struct gw_memory_region *region, const struct gw_memory_spec *spec,
 		      struct gw_err *err)
 {
+	struct stat st;
 	void *base;
 
 	if (spec->page_size > GW_EXTENT_SIZE)
@@ -29,6 +31,8 @@ static int map_region(struct gw_memory_region *region, const struct gw_memory_sp
 	region->offset = spec->offset;
 	region->address = spec->address;
 	region->page_size = spec->page_size;
+	region->larger_pages =
+		!fstat(spec->fd, &st) && (uint64_t)st.st_blksize > spec->page_size;
 	region->units = spec->size >> GW_UNIT_SHIFT;
 	return 0;
 }

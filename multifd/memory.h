@@ -18,6 +18,7 @@ struct gw_memory_region {
 	uint64_t offset;    /* in that file */
 	uint64_t address;   /* in the guest's process */
 	uint64_t page_size; /* of the backing; a multiple of GW_UNIT_SIZE */
+	bool larger_pages;  /* the file system gives larger ones where it can */
 	uint64_t units;
 	uint64_t first_unit; /* in the bitmaps; a multiple of GW_EXTENT_UNITS */
 };

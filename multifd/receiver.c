@@ -109,9 +109,9 @@ static int land(struct gw_receiver *rx, const struct gw_frame *frame,
 		void *at;
 		int r = place(rx, frame->region, frame->unit + first, len, &at);
 
-		if (!r && at)
+		if (r == GW_PLACE_HERE)
 			memcpy(at, data, len * GW_UNIT_SIZE);
-		else if (!r)
+		else if (r > 0)
 			r = install(rx, frame->region, frame->unit + first, len, data);
 		if (r)
 			return r;
@@ -142,17 +142,14 @@ static int receive_compressed(struct gw_receiver *rx, const struct gw_frame *fra
 	return land(rx, frame, frame->data, rx->buffer);
 }
 
-static int receive_buffered(struct gw_receiver *rx, const struct gw_frame *frame)
+/* Receives the units of @mask elsewhere, and has them installed. */
+static int receive_buffered(struct gw_receiver *rx, const struct gw_frame *frame,
+			    const uint64_t mask[GW_MASK_WORDS], unsigned int first)
 {
 	uint64_t piece[GW_MASK_WORDS];
-	unsigned int first = 0, n;
+	unsigned int n;
 
-	/* Post-copy: the guest runs on this host, and goes first. */
-	if (!rx->background && !rx->config.urgent) {
-		gw_priority_lower();
-		rx->background = true;
-	}
-	while ((n = cut_piece(frame->data, &first, rx->buffer_units, piece))) {
+	while ((n = cut_piece(mask, &first, rx->buffer_units, piece))) {
 		int r = recv_all(rx, rx->buffer, n * GW_UNIT_SIZE);
 
 		if (!r)
@@ -163,43 +160,35 @@ static int receive_buffered(struct gw_receiver *rx, const struct gw_frame *frame
 	return 0;
 }
 
-/* Receives straight into memory; the first run has been placed @at. */
-static int receive_placed(struct gw_receiver *rx, const struct gw_frame *frame,
-			  unsigned int first, unsigned int len, void *at)
+/* Receives straight into memory, up to the first run that has no place yet. */
+static int receive_raw(struct gw_receiver *rx, const struct gw_frame *frame)
 {
-	unsigned int n = 0;
-	int r;
+	unsigned int first = 0, len, n = 0;
+	int r = GW_PLACE_HERE;
 
-	while (len) {
+	while (r == GW_PLACE_HERE && (len = gw_mask_next_run(frame->data, &first))) {
+		void *at;
+
+		r = place(rx, frame->region, frame->unit + first, len, &at);
+		if (r < 0)
+			return r;
+		if (r != GW_PLACE_HERE)
+			break;
 		rx->iov[n++] =
 			(struct iovec){.iov_base = at, .iov_len = len * GW_UNIT_SIZE};
 		first += len;
-		len = gw_mask_next_run(frame->data, &first);
-		if (!len)
-			break;
-		r = place(rx, frame->region, frame->unit + first, len, &at);
-		if (r)
-			return r;
-		if (!at) /* the phase changed within a frame: the peer broke a barrier */
-			return explain(rx, -EPROTO, "pre-copy pages after the switch");
 	}
-	r = gw_chan_recvv(rx->config.chan, rx->iov, n);
-	return explain(rx, r == GW_CHAN_EOF ? -EPIPE : r, "receiving pages");
-}
+	if (r == GW_PLACE_RUNNING && !rx->background && !rx->config.urgent) {
+		gw_priority_lower();
+		rx->background = true;
+	}
+	if (n) {
+		int got = gw_chan_recvv(rx->config.chan, rx->iov, n);
 
-static int receive_raw(struct gw_receiver *rx, const struct gw_frame *frame)
-{
-	unsigned int first = 0, len = gw_mask_next_run(frame->data, &first);
-	void *at;
-	int r;
-
-	if (!len)
-		return 0;
-	r = place(rx, frame->region, frame->unit + first, len, &at);
-	if (r)
-		return r;
-	return at ? receive_placed(rx, frame, first, len, at)
-		  : receive_buffered(rx, frame);
+		if (explain(rx, got == GW_CHAN_EOF ? -EPIPE : got, "receiving pages"))
+			return got == GW_CHAN_EOF ? -EPIPE : got;
+	}
+	return r == GW_PLACE_HERE ? 0 : receive_buffered(rx, frame, frame->data, first);
 }
 
 static int zero_run(struct gw_receiver *rx, unsigned int region, uint64_t unit,

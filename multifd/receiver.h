@@ -10,12 +10,17 @@
 #include "multifd/pack.h"
 #include "transport/chan.h"
 
+enum gw_place {
+	GW_PLACE_HERE,	  /* *@ret is where they belong: writing there cannot fail */
+	GW_PLACE_LATER,	  /* they are received elsewhere and handed to @install */
+	GW_PLACE_RUNNING, /* the same, and the guest runs here */
+};
+
 /* Where pages go. Called from all channels' threads at once; 0 or negative errno. */
 struct gw_sink {
 	/*
-	 * Before the bytes of units [@unit, +@count) are received: sets *@ret to
-	 * where they belong, with memory allocated so that writing cannot fail,
-	 * or to NULL: they are received elsewhere and handed to @install.
+	 * Before the bytes of units [@unit, +@count) are received: enum gw_place, or
+	 * negative errno. Sets *@ret with GW_PLACE_HERE.
 	 */
 	int (*place)(void *opaque, unsigned int region, uint64_t unit, uint64_t count,
 		     void **ret);

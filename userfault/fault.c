@@ -168,6 +168,20 @@ int gw_fault_copy(const struct gw_uffd *uffd, uint64_t address, const void *sour
 	return install(uffd, copy_some, address, (uint64_t)(uintptr_t)source, size);
 }
 
+int64_t gw_fault_fill(const struct gw_uffd *uffd, uint64_t address, const void *source,
+		      uint64_t size)
+{
+	int64_t n;
+
+	while ((n = copy_some(uffd, address, (uint64_t)(uintptr_t)source, size)) ==
+		       -EAGAIN ||
+	       n == -EINTR)
+		sched_yield();
+	if (n == -EEXIST)
+		return 0;
+	return n == -ENOMEM ? -ENOSPC : n;
+}
+
 int gw_fault_continue(const struct gw_uffd *uffd, uint64_t address, uint64_t size)
 {
 	return install(uffd, continue_some, address, 0, size);

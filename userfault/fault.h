@@ -46,8 +46,14 @@ enum gw_install {
 int gw_fault_copy(const struct gw_uffd *uffd, uint64_t address, const void *source,
 		  uint64_t size);
 /*
+ * As above, up to the first page that is there already, whose waiters are not
+ * woken: bytes installed (0: it is the first), or negative errno.
+ */
+int64_t gw_fault_fill(const struct gw_uffd *uffd, uint64_t address, const void *source,
+		      uint64_t size);
+/*
  * Maps @size bytes at @address that the file behind them has already, and wakes
- * their waiters; results as above, and -EFAULT: the file lacks a page.
+ * their waiters; results as gw_fault_copy()'s, and -EFAULT: the file lacks a page.
  */
 int gw_fault_continue(const struct gw_uffd *uffd, uint64_t address, uint64_t size);
 /* As gw_fault_copy() with zeroes, where the file has nothing. */

@@ -159,6 +159,22 @@ Test(fault, pages_that_are_present_are_left_and_the_rest_installed)
 	finish(&s);
 }
 
+Test(fault, filling_ends_at_the_first_page_that_is_there)
+{
+	struct served s = serve(memory_file(SIZE), SIZE);
+	GW_AUTO_FREE uint64_t *source = pages(UNITS);
+
+	cr_assert_eq(gw_fault_fill(&s.uffd, unit_at(&s, 5), source + 5 * GW_UNIT_SIZE / 8,
+				   GW_UNIT_SIZE),
+		     GW_UNIT_SIZE);
+	cr_assert_eq(gw_fault_fill(&s.uffd, unit_at(&s, 0), source, SIZE),
+		     5 * GW_UNIT_SIZE);
+	cr_assert_eq(gw_fault_fill(&s.uffd, unit_at(&s, 5), source, GW_UNIT_SIZE), 0);
+	cr_assert_eq(mapper_do(&s.mapper, ORDER_READ, 0, 6, 0), 21);
+	cr_assert_eq(gw_fault_fill(&s.uffd, 1UL << 40, source, GW_UNIT_SIZE), -ENOENT);
+	finish(&s);
+}
+
 Test(fault, copying_over_a_page_of_the_file_leaves_it_and_its_waiter_asks_again)
 {
 	struct served s = serve(memory_file(SIZE), SIZE);

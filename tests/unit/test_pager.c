@@ -211,6 +211,31 @@ static void touch_and_serve(struct guest *guest, uint64_t unit)
 	cr_assert_eq(mapper_answer(&guest->mapper), NEW + unit);
 }
 
+/* ---- before the switch ---- */
+
+Test(pager, new_memory_is_had_by_copying_and_old_memory_is_written_in_place)
+{
+	struct guest guest;
+	void *at = NULL;
+
+	start(&guest, UNITS, 4);
+	cr_assert_eq(gw_pager_place(guest.rig.pager, 0, 0, 4, &at), GW_PLACE_HERE);
+	cr_assert_eq(at, guest.rig.memory.regions[0].base);
+	/* One hole among them is enough. */
+	cr_assert_eq(gw_pager_place(guest.rig.pager, 0, 2, 4, &at), GW_PLACE_LATER);
+	install(&guest.rig, 2, 4, false);
+	cr_assert_eq(backed(&guest.rig), 6);
+	cr_assert_eq(gw_pager_place(guest.rig.pager, 0, 0, 6, &at), GW_PLACE_HERE);
+	cr_assert_eq(sum(&guest, 0, 2), sum_of(0, 2, OLD));
+	cr_assert_eq(sum(&guest, 2, 4), sum_of(2, 4, NEW));
+	/* The guest's process may touch what has not come yet. */
+	cr_assert_eq(sum(&guest, 6, 2), 0);
+	install(&guest.rig, 6, 2, false);
+	cr_assert_eq(sum(&guest, 6, 2), sum_of(6, 2, NEW));
+	assert_no_request(&guest.rig);
+	finish(&guest);
+}
+
 /* ---- dropping ---- */
 
 Test(pager, what_is_dropped_is_not_seen_and_its_memory_is_used_again)
@@ -973,14 +998,14 @@ Test(pager, memory_that_is_given_or_taken_behind_our_back_is_seen_as_it_is)
 
 /* ---- what a source may not send ---- */
 
-Test(pager, nothing_is_installed_before_anything_was_dropped)
+Test(pager, the_urgent_channel_installs_nothing_before_the_switch)
 {
 	GW_AUTO_FREE uint64_t *data = pages(0, 1, NEW);
 	struct rig rig;
 	char *base;
 
 	start_own(&rig, &base, GW_UNIT_SIZE);
-	cr_assert_eq(gw_pager_install(rig.pager, 0, 0, 1, data, false), -EPROTO);
+	cr_assert_eq(gw_pager_install(rig.pager, 0, 0, 1, data, true), -EPROTO);
 	finish_own(&rig, base);
 }
 
