@@ -2,15 +2,16 @@
 /*
  * Guest memory at the destination.
  *
- * Happy path, pre-copy: place() allocates the memory a run of units needs and
- * says where it is; the channel's thread receives into it. At the switch drop()
- * notes what is named missing, and arm() registers userfaultfd on the extents
- * around it and makes sure that the guest's process has none of it mapped: from
- * then on whatever the process touches there waits. serve() starts the fault
- * thread, which asks for what the guest touches. install() writes whole pages
- * through our own mapping, where the process does not see them yet, and then has
- * the kernel map them, whichever channel brought them. Memory that was there
- * before the switch is used again.
+ * Happy path, pre-copy: place() says where the memory of a run of units is, and
+ * the channel's thread receives into it; or, for new memory, that the bytes are
+ * to be handed to install(), which has the kernel make pages of them. At the
+ * switch drop() notes what is named missing, and arm() registers userfaultfd on
+ * the extents around it and makes sure that the guest's process has none of it
+ * mapped: from then on whatever the process touches there waits. serve() starts
+ * the fault thread, which asks for what the guest touches. install() writes whole
+ * pages through our own mapping, where the process does not see them yet, and
+ * then has the kernel map them; for holes it has the kernel make pages and map
+ * them at once. Memory that was there before the switch is used again.
  *
  * What a unit is:
  *   missing clear		the guest's own: here, or a hole that reads as zero

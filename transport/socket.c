@@ -23,7 +23,9 @@
 #define KEEPALIVE_PROBES 3
 
 /* Each way, for a peer on this host; the kernel doubles it. See docs/performance.md. */
-#define LOCAL_BUFFER (1 << 20)
+#define LOCAL_BUFFER (256 << 10)
+/* A receive so long is bulk: it is worth sleeping once for all of it. */
+#define WAIT_FOR_ALL (64U << 10)
 
 /* EAGAIN on a blocking socket is the time limit: say it as one. */
 static ssize_t moved(ssize_t n)
@@ -43,8 +45,12 @@ static ssize_t socket_sendv(struct gw_chan *chan, const struct iovec *iov, unsig
 static ssize_t socket_recvv(struct gw_chan *chan, const struct iovec *iov, unsigned int n)
 {
 	struct msghdr msg = {.msg_iov = (struct iovec *)iov, .msg_iovlen = n};
+	size_t len = 0;
 
-	return moved(recvmsg(chan->poll_fd, &msg, MSG_NOSIGNAL));
+	for (unsigned int i = 0; i < n && len < WAIT_FOR_ALL; i++)
+		len += iov[i].iov_len;
+	return moved(recvmsg(chan->poll_fd, &msg,
+			     MSG_NOSIGNAL | (len >= WAIT_FOR_ALL ? MSG_WAITALL : 0)));
 }
 
 static int socket_set_timeout(struct gw_chan *chan, uint64_t ns)

@@ -170,8 +170,9 @@ class Bed:
         # godwit refuses a guest whose memory somebody else may write
         for ram in self._files:
             ram.unmap()
-        # holes would be filled with small pages, and the next run would differ
-        if empty or destination.has_holes():
+        # memory in small pages, or holes that would become such, make runs differ
+        if empty or destination.has_holes() or (self._huge == "always" and
+                                                not destination.is_huge()):
             destination.give_back()
         # QEMU takes it for granted that the destination's memory is zero: with
         # multifd, zero pages are not written there

@@ -52,6 +52,18 @@ def tmpfs(folder, size, huge):
         folder.rmdir()
 
 
+def _huge_bytes(address):
+    """Of the mapping of ours that begins there."""
+    found = False
+    with open("/proc/self/smaps", encoding="ascii", errors="replace") as smaps:
+        for line in smaps:
+            if line.startswith(f"{address:x}-"):
+                found = True
+            elif found and line.startswith("ShmemPmdMapped:"):
+                return int(line.split()[1]) << 10
+    return 0
+
+
 class RamFile:
     """A file of guest memory. `words` is all of it as 64-bit words: writing through
     it takes memory, and so does reading where the file has a hole."""
@@ -80,6 +92,15 @@ class RamFile:
 
     def has_holes(self):
         return os.fstat(self.fd).st_blocks * 512 < self.size
+
+    def is_huge(self):
+        """Whether all of it lies in huge pages: what takes memory anew behind our back
+        (QEMU's post-copy) takes small ones."""
+        _ = self.words
+        address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        mapped = _huge_bytes(address)
+        self.unmap()
+        return mapped == self.size
 
     def give_back(self):
         """All holes again: the kernel hands this memory to the next who asks."""
