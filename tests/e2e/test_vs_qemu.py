@@ -4,6 +4,7 @@
 so when something is not as it should be. How fast anything is does not matter here."""
 
 import contextlib
+import ctypes
 import json
 import os
 import pathlib
@@ -170,6 +171,32 @@ def test_the_guest_knows_its_pages():
         wrong = touching_guest(made, ram, picture.stamp_base(5))
         if not 1 <= wrong.wrong <= wrong.touches // 1000:
             raise AssertionError(f"{wrong.wrong} wrong of {wrong.touches}")
+
+
+def punch(ram, offset, length):
+    mode = 0x02 | 0x01  # punch a hole, keep the size
+    if ctypes.CDLL(None).fallocate(ram.fd, mode, ctypes.c_long(offset),
+                                   ctypes.c_long(length)):
+        raise AssertionError("no hole could be punched")
+
+
+def test_memory_that_became_small_pages_is_noticed():
+    """Memory that was taken anew in small pages is told from what it was before"""
+    need_everything()
+    memory.leave_mount_namespace()
+    with proc.Workspace() as workspace:
+        for huge in memory.HUGE:
+            with memory.tmpfs(workspace.dir / huge, 2 * SIZE, huge) as folder, \
+                    contextlib.closing(memory.RamFile(folder / "ram", SIZE)) as ram:
+                ram.zero()
+                if ram.is_huge() != (huge == "always"):
+                    if huge == "always":
+                        raise runner.Skip("the kernel gives no huge pages just now")
+                    raise AssertionError("small pages are taken for huge ones")
+                punch(ram, 5 << 20, 4096)
+                ram.write(5 << 20, bytes(4096))
+                if ram.is_huge():
+                    raise AssertionError("a small page among huge ones is not noticed")
 
 
 def test_buckets():
