@@ -857,6 +857,7 @@ static int end_paused(struct godwit_dest *dest, struct gw_err *err)
 	gw_engine_explain_loss(&dest->engine, err);
 	gw_engine_set_state(&dest->engine, GODWIT_STATE_PAUSED);
 	stop_threads(dest);
+	gw_pager_open(dest->pager);
 	if (err->code == -ESRCH)
 		return gw_err_prefix(err,
 				     "post-copy ended: the guest was running here "

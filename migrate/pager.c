@@ -299,20 +299,22 @@ static int store(struct gw_pager *pager, unsigned int index, uint64_t unit,
 	return 0;
 }
 
-/* A hole is zero already, and memory that is zero already stays where it is. */
+/* Memory that is zero already is not written. */
+static void clear(uint8_t *memory, uint64_t units)
+{
+	for (uint64_t i = 0; i < units; i++, memory += GW_UNIT_SIZE)
+		if (!gw_unit_is_zero(memory))
+			memset(memory, 0, GW_UNIT_SIZE);
+}
+
+/* A hole is zero already. */
 static void zero_in_place(struct gw_pager *pager, const struct gw_memory_region *region,
 			  uint64_t unit, uint64_t count)
 {
 	uint64_t at = region->first_unit + unit, end = at + count;
 
-	gw_bitmap_for_each_run(&pager->populated, at, end, first, last) {
-		for (uint64_t i = first; i < last; i++) {
-			uint8_t *page = gw_memory_at(region, i - region->first_unit);
-
-			if (!gw_unit_is_zero(page))
-				memset(page, 0, GW_UNIT_SIZE);
-		}
-	}
+	gw_bitmap_for_each_run(&pager->populated, at, end, first, last)
+		clear(gw_memory_at(region, first - region->first_unit), last - first);
 }
 
 /* ---- the switch ---- */
@@ -472,7 +474,9 @@ static int close_dropped(struct gw_pager *pager, unsigned int index, uint64_t gr
 					    region->name);
 		gw_bitmap_clear_range(&pager->busy, first, last - first);
 	}
-	gw_memory_find_more(region, &pager->populated);
+	/* hugetlbfs cannot tell holes; there what was punched is what we know of. */
+	if (gw_memory_page_units(region) == 1)
+		gw_memory_find_more(region, &pager->populated);
 	return 0;
 }
 
@@ -724,7 +728,7 @@ static int overwrite(struct gw_pager *pager, const struct gw_memory_region *regi
 	if (data)
 		memcpy(memory, data, size);
 	else
-		memset(memory, 0, size);
+		clear(memory, last - first);
 	/* From here on who waits is served by us or by the fault thread, or both. */
 	taken = gw_bitmap_take_range(&pager->missing, first, last - first);
 	r = show(pager, region, first, last, gw_fault_continue);
@@ -910,10 +914,14 @@ int gw_pager_zero(struct gw_pager *pager, unsigned int index, uint64_t unit,
 	}
 	if (!whole_pages(region, unit, count))
 		return -EPROTO;
-	while (!r && (n = claim(pager, region, &at, end))) {
-		r = land_zero(pager, region, at, at + n);
-		at += n;
-		landed += n;
+	/* By extents: nobody who asks for a page waits for a whole hole to be named. */
+	for (uint64_t stop; at < end && !r; at = stop) {
+		stop = GW_MIN(gw_align_down(at, GW_EXTENT_UNITS) + GW_EXTENT_UNITS, end);
+		while (!r && (n = claim(pager, region, &at, stop))) {
+			r = land_zero(pager, region, at, at + n);
+			at += n;
+			landed += n;
+		}
 	}
 	if (r || !urgent)
 		return r;
@@ -957,10 +965,16 @@ static int show_around(struct gw_pager *pager, const struct gw_memory_region *re
 	uint64_t end = GW_MIN(gw_align_down(global, GW_EXTENT_UNITS) + GW_EXTENT_UNITS,
 			      region->first_unit + region->units);
 	uint64_t last = gw_bitmap_next_set(&pager->missing, global, end);
+	uint64_t page = gw_memory_page_units(region);
+	int r;
 
 	last = gw_bitmap_next_clear(&pager->populated, global, last);
-	last = GW_MAX(last, global + gw_memory_page_units(region));
-	return show_present(pager, region, global, last);
+	last = GW_MAX(last, global + page);
+	r = show_present(pager, region, global, last);
+	/* What is wrong with a neighbour is no reason to let this one wait. */
+	if (r < 0 && r != -ESRCH)
+		r = show_present(pager, region, global, global + page);
+	return r;
 }
 
 static int serve(struct gw_pager *pager, const struct gw_fault *fault)
@@ -1042,6 +1056,39 @@ void gw_pager_stop(struct gw_pager *pager)
 	gw_event_set(&pager->stop);
 	pthread_join(pager->thread, NULL);
 	pager->started = false;
+}
+
+/* Of an extent that lacks pages: those that are here. */
+static void open_extent(struct gw_pager *pager, const struct gw_memory_region *region,
+			uint64_t first, uint64_t last)
+{
+	uint64_t page = gw_memory_page_units(region), at = first;
+
+	while (at < last) {
+		uint64_t from = gw_bitmap_next_clear(&pager->missing, at, last);
+
+		at = gw_bitmap_next_set(&pager->missing, from, last);
+		for (uint64_t i = from; i < at; i += page)
+			(void)show_present(pager, region, i, i + page);
+	}
+}
+
+void gw_pager_open(struct gw_pager *pager)
+{
+	for (unsigned int i = 0; i < pager->config.memory->n_regions; i++) {
+		const struct gw_memory_region *region = region_at(pager, i);
+		uint64_t base = region->first_unit, end = base + region->units, stop;
+
+		for (uint64_t at = base; at < end; at = stop) {
+			stop = GW_MIN(at + GW_EXTENT_UNITS, end);
+			if (gw_bitmap_next_set(&pager->missing, at, stop) < stop)
+				open_extent(pager, region, at, stop);
+			else
+				(void)gw_fault_unregister(&pager->uffd,
+							  address_of(region, at - base),
+							  (stop - at) << GW_UNIT_SHIFT);
+		}
+	}
 }
 
 void gw_pager_let_go(struct gw_pager *pager)

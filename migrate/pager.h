@@ -70,6 +70,11 @@ uint64_t gw_pager_bitmap_bytes(const struct gw_pager *pager);
 /* Ends the fault thread; the urgent channel has been shut down. */
 void gw_pager_stop(struct gw_pager *pager);
 /*
+ * After gw_pager_stop(), while pages are missing: lets the guest have all others
+ * without anybody who serves it. Threads that touch a missing page wait.
+ */
+void gw_pager_open(struct gw_pager *pager);
+/*
  * After gw_pager_stop(): nothing waits for pages any more, because all have
  * come or because the guest never ran. Registration and the descriptor the
  * guest's process kept go. Without it they stay, and faulting threads wait.

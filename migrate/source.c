@@ -820,9 +820,10 @@ static int name_missing(struct godwit_source *source, const struct gw_bitmap *ma
 	struct gw_missing_end end = {.units = gw_bitmap_count(map)};
 	int r = 0;
 
+	/* Of all that has been named so far: the destination looks for room for it. */
 	for (uint64_t i = 0; i < engine->memory.units / 64; i++)
-		end.data +=
-			(uint64_t)__builtin_popcountll(map->words[i] & backed->words[i]);
+		end.data += (uint64_t)__builtin_popcountll(
+			(source->todo.words[i] | map->words[i]) & backed->words[i]);
 	for (unsigned int i = 0; i < engine->memory.n_regions && !r; i++)
 		r = name_region(source, i, map, err);
 	if (!r)

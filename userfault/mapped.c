@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -28,6 +29,9 @@ int gw_mapped_init(struct gw_mapped *mapped, pid_t pid, struct gw_err *err)
 	mapped->pid = pid ? pid : getpid();
 	snprintf(path, sizeof(path), "/proc/%d/pagemap", mapped->pid);
 	mapped->pagemap = open(path, O_RDONLY | O_CLOEXEC);
+	/* A kernel without page maps; or there is no such process. */
+	if (mapped->pagemap < 0 && errno == ENOENT && !kill(mapped->pid, 0))
+		return 0;
 	if (mapped->pagemap < 0)
 		return gw_err_errno(err, errno == ENOENT ? -ESRCH : -errno,
 				    "cannot open the page map of process %d",

@@ -996,6 +996,38 @@ Test(pager, memory_that_is_given_or_taken_behind_our_back_is_seen_as_it_is)
 	finish(&guest);
 }
 
+/* ---- without a server ---- */
+
+Test(pager, what_is_here_needs_nobody_to_serve_it_when_the_source_is_lost)
+{
+	const uint64_t half = LARGE_UNITS / 2;
+	struct guest guest;
+
+	start(&guest, LARGE_UNITS, half);
+	/* All but every fourth page of the first half, and one far behind. */
+	for (uint64_t unit = 0; unit < half; unit += 4)
+		drop(&guest.rig, unit, 3);
+	drop(&guest.rig, LARGE_UNITS - 1, 1);
+	arm(&guest.rig);
+	install(&guest.rig, 0, 3, false);
+	gw_chan_shutdown(guest.rig.urgent);
+	gw_pager_stop(guest.rig.pager);
+	gw_pager_open(guest.rig.pager);
+	cr_assert_eq(sum(&guest, 0, 3), sum_of(0, 3, NEW));
+	for (uint64_t unit = 3; unit < half; unit += 4)
+		cr_assert_eq(sum(&guest, unit, 1), OLD + unit);
+	/* Holes: beside a page that is missing, and where none is. */
+	cr_assert_eq(sum(&guest, LARGE_UNITS - 100, 99), 0);
+	cr_assert_eq(sum(&guest, half, 100), 0);
+	/* And what is missing is not to be had. */
+	order_read(&guest, 4, 1);
+	cr_assert(!answered(&guest, 50));
+	rig_close(&guest.rig);
+	(void)mapper_answer(&guest.mapper);
+	mapper_end(&guest.mapper);
+	close(guest.rig.fd);
+}
+
 /* ---- what a source may not send ---- */
 
 Test(pager, the_urgent_channel_installs_nothing_before_the_switch)
