@@ -290,27 +290,35 @@ Test(attach, a_restartable_sequence_is_aborted_and_not_broken)
 
 #endif
 
+struct spinners {
+	int spinning; /* threads that have begun */
+	bool end;
+};
+
 static void *spin_thread(void *opaque)
 {
-	bool *end = opaque;
+	struct spinners *all = opaque;
 	uint64_t n = 0;
 
-	while (!__atomic_load_n(end, __ATOMIC_RELAXED))
-		n++;
+	while (!__atomic_load_n(&all->end, __ATOMIC_RELAXED))
+		if (!n++)
+			__atomic_fetch_add(&all->spinning, 1, __ATOMIC_RELAXED);
 	return (void *)(uintptr_t)(n > 0);
 }
 
 static int run_threads(int in, int out, void *opaque)
 {
+	struct spinners all = {0};
 	pthread_t threads[4];
-	bool end = false;
 	void *good;
 
 	for (int i = 0; i < 4; i++)
-		pthread_create(&threads[i], NULL, spin_thread, &end);
+		pthread_create(&threads[i], NULL, spin_thread, &all);
+	while (__atomic_load_n(&all.spinning, __ATOMIC_RELAXED) < 4)
+		usleep(1000);
 	say(out);
 	hear(in);
-	__atomic_store_n(&end, true, __ATOMIC_RELAXED);
+	__atomic_store_n(&all.end, true, __ATOMIC_RELAXED);
 	for (int i = 0; i < 4; i++)
 		if (pthread_join(threads[i], &good) || !good)
 			return 1;
