@@ -15,12 +15,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/signalfd.h>
 
 #include "bench/bench.h"
 #include "cli/args.h"
 #include "cli/bench_table.h"
 #include "cli/cli.h"
+#include "cli/signals.h"
 #include "cli/text.h"
 
 struct measuring {
@@ -212,27 +212,6 @@ static void *thread_main(void *opaque)
 	return NULL;
 }
 
-static int signals_take(struct measuring *measuring)
-{
-	static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
-	struct sigaction action;
-	sigset_t set;
-
-	sigemptyset(&set);
-	for (size_t i = 0; i < ARRAY_SIZE(numbers); i++) {
-		sigaction(numbers[i], NULL, &action);
-		if (numbers[i] == SIGTERM || action.sa_handler != SIG_IGN)
-			sigaddset(&set, numbers[i]);
-	}
-	pthread_sigmask(SIG_BLOCK, &set, NULL);
-	measuring->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	measuring->wake_fd = eventfd(0, EFD_CLOEXEC);
-	if (measuring->signal_fd >= 0 && measuring->wake_fd >= 0)
-		return 0;
-	return godwit_error_set(measuring->err, -errno, "no descriptors: %s",
-				strerror(errno));
-}
-
 /* Returns when the thread has ended; a signal is not returned from. */
 static void wait_for_end(struct measuring *measuring)
 {
@@ -256,8 +235,12 @@ static void wait_for_end(struct measuring *measuring)
 
 static int run(struct measuring *measuring)
 {
-	int r = signals_take(measuring);
+	int r = cli_take_signals(measuring->err, &measuring->signal_fd);
 
+	measuring->wake_fd = eventfd(0, EFD_CLOEXEC);
+	if (!r && measuring->wake_fd < 0)
+		r = godwit_error_set(measuring->err, -errno, "eventfd: %s",
+				     strerror(errno));
 	if (!r)
 		r = json_open(measuring);
 	if (!r && !measuring->config.listen)

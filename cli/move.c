@@ -32,6 +32,7 @@
 #include "cli/args.h"
 #include "cli/control.h"
 #include "cli/report.h"
+#include "cli/signals.h"
 #include "cli/stats.h"
 #include "cli/text.h"
 
@@ -332,31 +333,6 @@ static json_t *command(void *opaque, const struct control_request *request)
 
 /* ---- set-up ---- */
 
-/*
- * SIGHUP and SIGINT that somebody has made us ignore stay ignored: nohup and
- * shells with background jobs mean it.
- */
-static int signals_take(godwit_error *err, int *ret_fd)
-{
-	static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
-	struct sigaction action;
-	sigset_t set;
-	int fd;
-
-	sigemptyset(&set);
-	for (size_t i = 0; i < ARRAY_SIZE(numbers); i++) {
-		sigaction(numbers[i], NULL, &action);
-		if (numbers[i] == SIGTERM || action.sa_handler != SIG_IGN)
-			sigaddset(&set, numbers[i]);
-	}
-	pthread_sigmask(SIG_BLOCK, &set, NULL);
-	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	if (fd < 0)
-		return godwit_error_set(err, -errno, "signalfd: %s", strerror(errno));
-	*ret_fd = fd;
-	return 0;
-}
-
 static int guest_make(struct move *move)
 {
 	const struct godwit_qemu qemu = {
@@ -541,7 +517,7 @@ static enum cli_status move_all(struct move *move)
 	godwit_options_set_log(move->options, report_log, &move->report,
 			       move->report.level);
 	control_init(&move->control);
-	r = signals_take(move->err, &move->signal_fd);
+	r = cli_take_signals(move->err, &move->signal_fd);
 	if (!r)
 		r = control_open(&move->control, move->run_dir, move->name, command, move,
 				 move->err);
